@@ -1,0 +1,28 @@
+"""What one site knows about itself: its name, its role, its folders."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.config.data import DataSpec
+
+
+class SiteSettings(BaseModel):
+    """Settings of one site; they are made at the site and never leave it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, description="The site's name in the study.")
+    role: Literal["source", "target"] = Field(
+        description="A source trains on its masks; a target's masks only judge."
+    )
+    data: DataSpec = Field(description="Which rows of which manifest are this site's.")
+    data_root: Path = Field(description="Folder that relative data folders start from.")
+    folder: Path = Field(description="The site's own folder in the run; it stays at the site.")
+    cache: Path = Field(description="Folder of the decoded image cache; may serve many studies.")
+
+    @property
+    def data_folder(self) -> Path:
+        """The folder that holds this site's index.csv."""
+        return self.data_root / self.data.folder

@@ -1,0 +1,323 @@
+"""The files of a run folder, as types: metrics.jsonl, results.json, epochs.jsonl.
+
+docs/formats.md explains them in words; a test holds the document to these models. Writers build
+plain dicts and validate them here; readers get typed objects, or an `InputError` that names the
+file and line. Events and epochs may carry further fields, which readers ignore; results may not.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from common.errors import InputError
+
+Role = Literal["source", "target"]
+Unit = Literal["patient", "group", "image"]
+
+
+class Line(BaseModel):
+    """One line of a JSON Lines file."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class TrainingPlan(Line):
+    """One training of the study event."""
+
+    key: str = Field(description="<arm>/<stage>")
+    stage: str
+    rounds: int = Field(ge=1)
+    participants: list[str]
+
+
+class StudyEvent(Line):
+    """The first line: what is about to run."""
+
+    event: Literal["study"]
+    name: str
+    digest: str = Field(description="SHA-256 of the canonical study, hexadecimal")
+    seed: int
+    sites: dict[str, Role]
+    arms: list[str]
+    trainings: list[TrainingPlan]
+    synthetic: bool = Field(description="whether any site's images are the phantom's")
+    time: float | str = Field(description="seconds since 1970 or ISO 8601, UTC")
+
+
+class EnrolEvent(Line):
+    """What a site says it has."""
+
+    event: Literal["enrol"]
+    site: str
+    counts: dict[str, int] = Field(description="images, patients, videos, train, val, test, masks")
+    unit: Unit = Field(description="what splits and statistics go by")
+    time: float | str
+
+
+class ReplyEvent(Line):
+    """One site's answer in one round of one training."""
+
+    event: Literal["reply"]
+    training: str
+    stage: str
+    round: int = Field(ge=1)
+    rounds: int = Field(ge=1)
+    site: str
+    loss: float | None = None
+    examples: int = Field(ge=0, description="training images that weigh in the mean")
+    bytes_down: int = Field(ge=0, description="serialised tensors, server to site")
+    bytes_up: int = Field(ge=0, description="serialised tensors, site to server")
+    seconds: float
+    metrics: dict[str, float] = {}
+    time: float | str
+
+
+class RoundEvent(Line):
+    """A round, aggregated."""
+
+    event: Literal["round"]
+    training: str
+    stage: str
+    round: int = Field(ge=1)
+    rounds: int = Field(ge=1)
+    loss: float | None = Field(default=None, description="weighted mean of the sites'")
+    val_loss: float | None = Field(default=None, description="on source validation")
+    sites: list[str] = Field(description="whose replies were taken")
+    refused: dict[str, str] = Field(default={}, description="site to reason")
+    seconds: float
+    time: float | str
+
+
+class EvaluateEvent(Line):
+    """One site's flat metrics."""
+
+    event: Literal["evaluate"]
+    site: str
+    metrics: dict[str, float]
+    time: float | str
+
+
+class EndEvent(Line):
+    """The last line."""
+
+    event: Literal["end"]
+    status: Literal["finished", "failed"]
+    seconds: float
+    time: float | str
+
+
+Event = StudyEvent | EnrolEvent | ReplyEvent | RoundEvent | EvaluateEvent | EndEvent
+
+EVENTS = (StudyEvent, EnrolEvent, ReplyEvent, RoundEvent, EvaluateEvent, EndEvent)
+
+
+class EpochLine(Line):
+    """One local epoch at one site (sites/<name>/epochs.jsonl; stays there)."""
+
+    training: str
+    stage: str
+    round: int = Field(ge=1)
+    epoch: int = Field(ge=1, description="within the round")
+    loss: float
+    val_loss: float | None = None
+    seconds: float
+
+
+class Part(BaseModel):
+    """A part of results.json: nothing may be in it that is not named here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Summary(Part):
+    """A site's mean of one metric over its test images."""
+
+    mean: float
+    ci_low: float | None = Field(description="95 %, cluster bootstrap; null for one patient")
+    ci_high: float | None
+    variance: float | None = Field(description="of the mean, over the bootstrap draws")
+    n_images: int
+    n_patients: int = Field(description="statistics units: patients, else groups, else images")
+
+
+class SiteResult(Part):
+    """One arm at one site. Metrics stand beside these fields, each a `Summary`.
+
+    With a reference: dice, iou, hd95 (and <metric>@<class>). Without: agreement, confidence, area.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, Summary]
+
+    role: Role
+    unit: Unit
+    reference: bool
+    gap_closure: float | None = Field(
+        default=None, description="of Dice, (ours - lower) / (upper - lower), at targets"
+    )
+
+    @property
+    def metrics(self) -> dict[str, Summary]:
+        """The metrics by name, in the order they were written."""
+        return dict(self.__pydantic_extra__)
+
+
+class TargetSummary(Part):
+    """Mean over the target sites that have a reference, each weighing the same."""
+
+    mean: float
+    ci_low: float | None
+    ci_high: float | None
+    n_sites: int
+
+
+class ArmResult(Part):
+    """One arm everywhere."""
+
+    sites: dict[str, SiteResult]
+    targets: dict[str, TargetSummary] = Field(description="by metric; empty without references")
+
+
+class PairedResult(Part):
+    """Two arms at one site."""
+
+    difference: float = Field(description="arm - other, mean over images")
+    p: float = Field(ge=0, le=1, description="two-sided Wilcoxon over the clusters' means")
+    z: float = Field(description="the same test, signed: > 0 where the ranks favour the first arm")
+    n: int = Field(description="clusters")
+
+
+class Comparison(Part):
+    """The main arm against another, over all sites with a reference."""
+
+    arm: str
+    other: str
+    metric: str
+    sites: dict[str, PairedResult]
+    difference: float | None = Field(description="mean over the target sites")
+    p: float | None = Field(description="Stouffer over the target sites, weights sqrt(n)")
+    p_holm: float | None = Field(description="Holm over the other arms, within the metric")
+
+
+class Bytes(Part):
+    """Serialised tensor bytes of one site."""
+
+    down: int = Field(ge=0, description="server to site")
+    up: int = Field(ge=0, description="site to server")
+
+
+class Traffic(Part):
+    """What moved."""
+
+    sites: dict[str, Bytes]
+    total_bytes: int
+
+
+class Results(Part):
+    """results.json."""
+
+    format: Literal[1] = 1
+    study: str
+    digest: str
+    seed: int
+    synthetic: bool
+    machine: dict[str, str | int | float | bool | None]
+    main: str = Field(description="the arm compared against each other")
+    arms: dict[str, ArmResult]
+    comparisons: list[Comparison]
+    traffic: Traffic
+    notes: list[str]
+
+
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+_EPOCH: TypeAdapter[EpochLine] = TypeAdapter(EpochLine)
+
+T = TypeVar("T")
+
+
+def parse_event(line: str) -> Event:
+    """One line of metrics.jsonl.
+
+    Raises:
+        ValidationError: If it is none of `EVENTS`.
+    """
+    return _EVENT.validate_json(line)
+
+
+def read_events(path: Path) -> list[Event]:
+    """All events of a metrics.jsonl, in order.
+
+    Raises:
+        InputError: If the file is missing, or with every line that is no event.
+    """
+    return _read_lines(path, _EVENT)
+
+
+def read_epochs(path: Path) -> list[EpochLine]:
+    """All lines of an epochs.jsonl, in order.
+
+    Raises:
+        InputError: If the file is missing, or with every line that is no epoch.
+    """
+    return _read_lines(path, _EPOCH)
+
+
+def read_results(path: Path) -> Results:
+    """A results.json.
+
+    Raises:
+        InputError: If the file is missing or not of this format; all problems at once.
+    """
+    try:
+        return Results.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except ValidationError as error:
+        raise InputError([f"{path}: {text}" for text in _plain(error)]) from error
+
+
+def _read_lines(path: Path, adapter: TypeAdapter[T]) -> list[T]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    lines = text.split("\n")
+    # A killed run may leave half a line at the end; the resumed run writes that event again.
+    complete = lines[:-1]
+    found: list[T] = []
+    problems: list[str] = []
+    for number, line in enumerate(complete, start=1):
+        if not line.strip():
+            continue
+        try:
+            found.append(adapter.validate_json(line))
+        except ValidationError as error:
+            problems += [f"{path}, line {number}: {text}" for text in _plain(error)]
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def _plain(error: ValidationError) -> Sequence[str]:
+    """Pydantic's problems as sentences."""
+    return [
+        f"{'.'.join(str(step) for step in problem['loc']) or 'the line'}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_input=False)
+    ]
+
+
+def dump_line(event: dict[str, object]) -> str:
+    """An event or epoch as its line, without the newline; refuses what a reader would refuse.
+
+    Raises:
+        ValidationError: If it is no event (or epoch).
+    """
+    line = json.dumps(event, ensure_ascii=False)
+    if "event" in event:
+        _EVENT.validate_json(line)
+    else:
+        _EPOCH.validate_json(line)
+    return line

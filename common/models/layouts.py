@@ -8,14 +8,27 @@ Every function here renames (and joins or transposes) tensors; none touches a mo
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from common.errors import InputError
 
-__all__ = ["from_official", "load_strict"]
+__all__ = [
+    "from_npz",
+    "from_official",
+    "from_timm",
+    "load_strict",
+    "misfits",
+    "refuse",
+    "resize_positions",
+]
+
+MOST_PROBLEMS = 20
 
 _RESNET = "transformer.embeddings.hybrid_model."
 _LAYER = "transformer.encoder.layer."
@@ -74,39 +87,181 @@ def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         Our names. A block that lacks one of query, key, value keeps the others unjoined, so that a
         strict load names them.
     """
-    renamed = {_official_name(name): tensor for name, tensor in state_dict.items()}
+    return _joined({_official_name(name): tensor for name, tensor in state_dict.items()})
+
+
+def _joined(renamed: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Stack each block's query, key and value into the one matrix of ours."""
     for name in [n for n in renamed if ".attn.query." in n]:
         names = [name.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
         if all(n in renamed for n in names):
-            joined = torch.cat([renamed.pop(n) for n in names])
-            renamed[name.replace(".query.", ".qkv.")] = joined
+            renamed[name.replace(".query.", ".qkv.")] = torch.cat([renamed.pop(n) for n in names])
     return renamed
 
 
-def load_strict(model: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Fill every parameter and buffer of a model, or say all that is in the way.
+def from_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename timm's ``vit_base_r50_s16_224``; the class token and its position are dropped.
 
     Args:
-        model: Filled in place, or left untouched where something is wrong.
-        tensors: Our names. BatchNorm's ``num_batches_tracked`` may be absent.
-        what: Words for the source, used in the sentences.
+        state_dict: timm's names.
 
-    Raises:
-        InputError: Missing names, names left over, shapes that differ; all of them.
+    Returns:
+        Our encoder's names; timm's classifier and what else fits nowhere keep theirs.
     """
-    own = model.state_dict()
-    problems = [
+    renamed = {}
+    for name, tensor in state_dict.items():
+        if name == "pos_embed":
+            renamed["encoder.positions"] = _without_class_token(tensor)
+        elif name.startswith("patch_embed.backbone."):
+            renamed[name.replace("patch_embed.backbone.", "encoder.resnet.", 1)] = tensor
+        elif name.startswith("patch_embed.proj."):
+            renamed[name.replace("patch_embed.proj.", "encoder.embed.", 1)] = tensor
+        elif name.startswith(("blocks.", "norm.")):
+            renamed[f"encoder.{name}"] = tensor
+        else:
+            renamed[name] = tensor
+    return renamed
+
+
+_NPZ_UNIT = re.compile(r"^block(\d+)/unit(\d+)/(\w+)/(kernel|scale|bias)$")
+_NPZ_BLOCK = re.compile(r"^Transformer/encoderblock_(\d+)/([\w/]+)/(kernel|scale|bias)$")
+_NPZ_PARTS = {
+    "conv_root": "encoder.resnet.stem.conv",
+    "gn_root": "encoder.resnet.stem.norm",
+    "embedding": "encoder.embed",
+    "Transformer/encoder_norm": "encoder.norm",
+}
+_NPZ_UNIT_PARTS = {**_OFFICIAL_UNIT, "conv_proj": "downsample.conv"}
+_ATTENTION = "MultiHeadDotProductAttention_1/"
+_NPZ_BLOCK_PARTS = {
+    "LayerNorm_0": "norm1",
+    "LayerNorm_2": "norm2",
+    f"{_ATTENTION}query": "attn.query",
+    f"{_ATTENTION}key": "attn.key",
+    f"{_ATTENTION}value": "attn.value",
+    f"{_ATTENTION}out": "attn.proj",
+    "MlpBlock_3/Dense_0": "mlp.fc1",
+    "MlpBlock_3/Dense_1": "mlp.fc2",
+}
+
+
+def _npz_tensor(part: str, kind: str, array: NDArray[np.float32]) -> Tensor:
+    """JAX keeps inputs first, heads apart, and a norm's vectors as (1, 1, 1, C)."""
+    if kind != "kernel":
+        array = array.reshape(-1)
+    elif part.endswith(("query", "key", "value")):  # (in, heads, width) to (out, in)
+        array = array.reshape(array.shape[0], -1).T
+    elif part.endswith("attn.proj"):  # (heads, width, out) to (out, in)
+        array = array.reshape(-1, array.shape[-1]).T
+    elif array.ndim == 4:  # HWIO to OIHW
+        array = array.transpose(3, 2, 0, 1)
+    else:
+        array = array.T
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def from_npz(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
+    """Rename the ImageNet-21k ``R50+ViT-B_16.npz`` and bring its axes into torch's order.
+
+    Args:
+        arrays: The file's arrays.
+
+    Returns:
+        Our encoder's names; the class token, the classifier and what else fits nowhere keep theirs.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, array in arrays.items():
+        stem, _, kind = name.rpartition("/")
+        if name == "Transformer/posembed_input/pos_embedding":
+            tensor = torch.from_numpy(np.asarray(array, dtype=np.float32))
+            renamed["encoder.positions"] = _without_class_token(tensor)
+            continue
+        if unit := _NPZ_UNIT.match(name):
+            part = _NPZ_UNIT_PARTS.get(unit[3], unit[3])
+            part = f"encoder.resnet.stages.{int(unit[1]) - 1}.blocks.{int(unit[2]) - 1}.{part}"
+        elif (block := _NPZ_BLOCK.match(name)) and block[2] in _NPZ_BLOCK_PARTS:
+            part = f"encoder.blocks.{block[1]}.{_NPZ_BLOCK_PARTS[block[2]]}"
+        elif stem in _NPZ_PARTS:
+            part = _NPZ_PARTS[stem]
+        else:
+            renamed[name] = torch.from_numpy(np.asarray(array))
+            continue
+        suffix = "bias" if kind == "bias" else "weight"
+        renamed[f"{part}.{suffix}"] = _npz_tensor(part, kind, array)
+    return _joined(renamed)
+
+
+def _without_class_token(positions_1ND: Tensor) -> Tensor:
+    """Positions of the grid alone; a class token comes first and makes their number odd."""
+    N = positions_1ND.shape[1]
+    return positions_1ND if int(N**0.5) ** 2 == N else positions_1ND[:, 1:]
+
+
+def resize_positions(positions_1ND: Tensor, grid: int) -> Tensor:
+    """Stretch learned positions to another grid, linearly and corner to corner.
+
+    This is the published network's own rule.
+
+    Args:
+        positions_1ND: (1, old grid squared, D).
+        grid: Tokens along a side of the new image.
+
+    Returns:
+        (1, grid squared, D).
+    """
+    _, N, D = positions_1ND.shape
+    old = int(N**0.5)
+    if old == grid:
+        return positions_1ND
+    map_1DHW = positions_1ND.reshape(1, old, old, D).permute(0, 3, 1, 2)
+    map_1DHW = F.interpolate(map_1DHW, size=(grid, grid), mode="bilinear", align_corners=True)
+    return map_1DHW.permute(0, 2, 3, 1).reshape(1, grid * grid, D)
+
+
+def misfits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], what: str) -> list[str]:
+    """One sentence for each tensor that a model needs and does not get, or gets misshapen.
+
+    Args:
+        own: What the model needs. BatchNorm's ``num_batches_tracked`` may be absent.
+        tensors: What there is, under our names.
+        what: Words for the source.
+    """
+    missing = [
         f"{what}: tensor {name} is missing"
         for name in own
         if name not in tensors and not name.endswith("num_batches_tracked")
     ]
-    problems += [f"{what}: tensor {name} fits nowhere" for name in tensors if name not in own]
-    problems += [
-        f"{what}: tensor {name} has shape {tuple(tensor.shape)}, "
-        f"the model needs {tuple(own[name].shape)}"
-        for name, tensor in tensors.items()
-        if name in own and own[name].shape != tensor.shape
+    misshapen = [
+        f"{what}: tensor {name} has shape {tuple(tensors[name].shape)}, "
+        f"the model needs {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in tensors and tensors[name].shape != tensor.shape
     ]
-    if problems:
-        raise InputError(problems)
+    return missing + misshapen
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raise what is wrong, if anything; a file for another size is not worth 300 sentences."""
+    listed = list(problems)
+    if len(listed) > MOST_PROBLEMS:
+        rest = len(listed) - MOST_PROBLEMS
+        listed = [*listed[:MOST_PROBLEMS], f"and {rest} more: is the file meant for other sizes?"]
+    if listed:
+        raise InputError(listed)
+
+
+def load_strict(model: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Fill every parameter and buffer of a model, or say what is in the way.
+
+    Args:
+        model: Filled in place, or left untouched where something is wrong.
+        tensors: Our names.
+        what: Words for the source, used in the sentences.
+
+    Raises:
+        InputError: Missing names, names left over, shapes that differ.
+    """
+    own = model.state_dict()
+    left_over = [f"{what}: tensor {name} fits nowhere" for name in tensors if name not in own]
+    refuse(misfits(own, tensors, what) + left_over)
     model.load_state_dict(dict(tensors), strict=False)

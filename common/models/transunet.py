@@ -203,7 +203,7 @@ def _block(config: TransUNetConfig) -> nn.Module:
     block: Any = Block(
         config.hidden,
         config.heads,
-        mlp_ratio=config.mlp / config.hidden,
+        mlp_ratio=(config.mlp + 0.5) / config.hidden,  # timm cuts the product; never one short
         qkv_bias=True,
         proj_drop=config.dropout,
         norm_layer=cast(type[nn.Module], partial(nn.LayerNorm, eps=1e-6)),

@@ -1,0 +1,205 @@
+"""The ClientApp: reads an instruction, runs its stage, answers. One handler a stage.
+
+Of what goes wrong only a code leaves the site; the words go into the site's own log.
+"""
+
+import common.environment  # noqa: F401, I001 - before Flower
+
+import logging
+import os
+import traceback
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+
+from clients.request import Request, Result
+from clients.settings import SiteSettings
+from clients.site_list import read_sites
+from clients.stages import adapt, contrastive, enrol, evaluate, finetune, mim
+from common.config.study import Study
+from common.errors import InputError
+from common.plan import Plan, make_plan
+from common.seeds import deterministic, seed_of
+from common.wire.payload import PayloadError, check_metrics
+from common.wire.records import (
+    ERROR_FAILED,
+    ERROR_INPUT,
+    ERROR_MEMORY,
+    ERROR_REFUSED,
+    INSTRUCTION,
+    WEIGHTS,
+    Instruction,
+    check_records,
+    pack,
+    unpack_weights,
+)
+from common.wire.vocabulary import (
+    ENROL,
+    MetricSpec,
+    TensorSpec,
+    evaluation_metrics,
+    member_tensors,
+    training_metrics,
+    training_tensors,
+    validation_metrics,
+)
+
+SITES_VARIABLE = "SONOFED_SITES"
+"""Environment variable: the file with the settings of all sites of a simulation."""
+
+log = logging.getLogger("sonofed.site")
+app = ClientApp()
+
+
+def register(category: Callable[[str], Callable[[object], object]], stage: str, run: object) -> None:
+    """Put one handler into the app under the stage's name."""
+
+    def handler(message: Message, context: Context) -> Message:
+        return answer(message, context, run)  # type: ignore[arg-type]
+
+    category(stage)(handler)
+
+
+def answer(message: Message, context: Context, run: Callable[[Request], Result]) -> Message:
+    """Check the instruction, run the stage, pack the result; on any trouble, a code."""
+    site: SiteSettings | None = None
+    try:
+        site = settings_of(context)
+        request, specs, metrics, complete = read(message, site)
+        study = request.study
+        seed = seed_of(study.seed, request.target, site.name, request.round, "global")
+        with deterministic(seed, study.compute.threads):
+            result = run(request)
+        content = pack(
+            weights=result.weights,
+            specs=specs if result.weights is not None else (),
+            wire_dtype=study.wire.dtype,
+            metrics=check_metrics(dict(result.metrics), metrics, complete=complete),
+        )
+        return Message(content, reply_to=message)
+    except InputError as error:
+        return _refuse(message, site, ERROR_INPUT, "\n".join(error.problems))
+    except PayloadError as error:
+        return _refuse(message, site, ERROR_REFUSED, str(error))
+    except (MemoryError, torch.OutOfMemoryError):
+        return _refuse(message, site, ERROR_MEMORY, _memory_advice(message))
+    except Exception:
+        return _refuse(message, site, ERROR_FAILED, traceback.format_exc())
+
+
+def read(
+    message: Message, site: SiteSettings
+) -> tuple[Request, tuple[TensorSpec, ...], dict[str, MetricSpec], bool]:
+    """Turn a message into a request.
+
+    Returns:
+        The request; the tensors that may go back; the scalars that may; whether all of them must.
+
+    Raises:
+        PayloadError: If the instruction or its weights are not what the vocabulary says.
+    """
+    content = message.content
+    check_records(content, (INSTRUCTION, WEIGHTS))
+    if INSTRUCTION not in content.config_records:
+        raise PayloadError("no instruction came")
+    instruction = Instruction.from_record(content.config_records[INSTRUCTION])
+    category, _, stage = message.metadata.message_type.partition(".")
+    if stage != instruction.stage:
+        raise PayloadError("instruction: its stage is not the message's")
+    study, plan = study_and_plan(instruction.study)
+    if instruction.seed != study.seed:
+        raise PayloadError("instruction: its seed is not the study's")
+    if study.sites.get(site.name) is None or study.sites[site.name].role != site.role:
+        raise PayloadError("instruction: this site has another role in the study, or none")
+    key = instruction.training
+    incoming: tuple[TensorSpec, ...] = ()
+    outgoing: tuple[TensorSpec, ...] = ()
+    metrics: dict[str, MetricSpec] = {}
+    complete = True
+    if stage == "enrol":
+        metrics = dict(ENROL)
+    elif stage == "evaluate":
+        if key:
+            if key not in plan.predictors:
+                raise PayloadError("instruction: no such member")
+            incoming = member_tensors(study, plan, key)
+        else:
+            metrics, complete = dict(evaluation_metrics(study, plan)), False
+    else:
+        training = plan.trainings.get(key)
+        if training is None or training.stage != stage:
+            raise PayloadError("instruction: no such training")
+        if not 1 <= instruction.round <= training.settings.rounds:
+            raise PayloadError("instruction: no such round")
+        if category == "train" and site.name not in training.participants:
+            raise PayloadError("instruction: this site takes no part in that training")
+        incoming = training_tensors(study, training)
+        if category == "train":
+            outgoing, metrics = incoming, dict(training_metrics(training))
+        else:
+            metrics = dict(validation_metrics())
+    weights = unpack_weights(content, incoming, study.wire.dtype)
+    request = Request(site, study, plan, stage, key, instruction.round, weights)
+    return request, outgoing, metrics, complete
+
+
+@lru_cache(maxsize=8)
+def study_and_plan(canonical: str) -> tuple[Study, Plan]:
+    """The study and its plan, derived once a process."""
+    study = Study.model_validate_json(canonical)
+    return study, make_plan(study)
+
+
+def settings_of(context: Context) -> SiteSettings:
+    """This site's settings: its own file, or in a simulation its place in the list of sites.
+
+    Raises:
+        InputError: If neither is there.
+    """
+    own = context.node_config.get("settings")
+    if own is not None:
+        return SiteSettings.model_validate_json(Path(str(own)).read_text(encoding="utf-8"))
+    path = os.environ.get(SITES_VARIABLE)
+    if not path:
+        raise InputError("no site settings: give the node a `settings` file")
+    sites = read_sites(Path(path))
+    name = context.node_config.get("site")
+    if name is not None:
+        return next(site for site in sites if site.name == name)
+    return sites[int(context.node_config["partition-id"])]
+
+
+def _refuse(message: Message, site: SiteSettings | None, code: int, words: str) -> Message:
+    """Answer with a code; the words stay here, in the site's own log."""
+    log.error("%s: %s", site.name if site else "site", words)
+    if site is not None:
+        site.folder.mkdir(parents=True, exist_ok=True)
+        with (site.folder / "errors.log").open("a", encoding="utf-8") as file:
+            file.write(f"{message.metadata.message_type} ({code}): {words}\n")
+    return Message(Error(code=code, reason="see the site's own log"), reply_to=message)
+
+
+def _memory_advice(message: Message) -> str:
+    stage = message.metadata.message_type.partition(".")[2]
+    try:
+        record = message.content.config_records[INSTRUCTION]
+        study, _ = study_and_plan(str(record["study"]))
+        now = study.compute.micro_batch or study.compute.batch
+        return f"out of memory in stage {stage}; try [compute] micro_batch = {max(2, now // 2)}"
+    except (KeyError, ValueError):
+        return f"out of memory in stage {stage}; try a smaller [compute] micro_batch"
+
+
+register(app.query, "enrol", enrol.run)
+register(app.train, "mim", mim.run)
+register(app.train, "contrastive", contrastive.run)
+for _stage in ("finetune_mim", "finetune_contrastive", "lower", "upper"):
+    register(app.train, _stage, finetune.run)
+    register(app.evaluate, _stage, finetune.check)
+register(app.train, "adapt", adapt.run)
+register(app.evaluate, "adapt", adapt.check)
+register(app.evaluate, "evaluate", evaluate.run)

@@ -1,0 +1,28 @@
+"""The study's infusion head over members' probabilities."""
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor
+
+from common.config.stages import Infusion
+from common.fusion import Confidence, infuse
+from common.plugins import load_plugin
+
+
+def confidence_kind(infusion: Infusion) -> Confidence:
+    """A named confidence, or somebody's own function of the probabilities."""
+    kind = infusion.confidence
+    return cast(Confidence, load_plugin(kind, "infusion.confidence") if ":" in kind else kind)
+
+
+def fuse(probabilities: Sequence[Tensor], infusion: Infusion) -> Tensor:
+    """Fuse members' (B, C, H, W) probabilities; a single member passes unchanged."""
+    if len(probabilities) == 1:
+        return probabilities[0]
+    return infuse(
+        probabilities,
+        confidence=confidence_kind(infusion),
+        form=infusion.form,
+        scope=infusion.scope,
+    )

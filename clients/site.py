@@ -1,0 +1,68 @@
+"""A site's data as its stages see them, opened once in a process."""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.data.site import SiteData
+from clients.settings import SiteSettings
+from common.config.data import SplitConfig
+from common.config.study import Study
+from common.errors import InputError
+from common.plan import Training
+
+
+def open_site(site: SiteSettings, study: Study) -> SiteData:
+    """The site's rows, split and cached images at the study's size.
+
+    Raises:
+        InputError: If the manifest or an image is not sound.
+    """
+    return _open(site, study.model.image_size, study.classes, study.split)
+
+
+@lru_cache(maxsize=64)
+def _open(
+    site: SiteSettings, side: int, classes: tuple[str, ...], split: SplitConfig
+) -> SiteData:
+    return SiteData.open(site, side=side, classes=classes, split=split)
+
+
+def check_batches(data: SiteData, site: SiteSettings, study: Study, trainings: list[Training]) -> None:
+    """A site must fill at least one batch of every training it takes part in.
+
+    Raises:
+        InputError: Naming the site, the stage and the batch for every one that it cannot fill.
+    """
+    problems = []
+    for training in trainings:
+        if site.name not in training.participants:
+            continue
+        batch = training.settings.batch or study.compute.batch
+        have = len(training_rows(data, training.stage))
+        if have < batch:
+            problems.append(
+                f"site {site.name}: {have} training images are fewer than a batch of {batch} "
+                f"(stage {training.stage}); lower {training.stage}.batch or [compute] batch"
+            )
+        elif training.stage in ("finetune_mim", "finetune_contrastive", "lower", "upper"):
+            masked = int(data.has_mask[data.split.train].sum())
+            if masked < batch:
+                problems.append(
+                    f"site {site.name}: {masked} training images with a mask are fewer than a "
+                    f"batch of {batch} (stage {training.stage})"
+                )
+            if not data.has_mask[data.split.val].any():
+                problems.append(
+                    f"site {site.name}: no validation image has a mask (stage {training.stage})"
+                )
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)))
+
+
+def training_rows(data: SiteData, stage: str) -> NDArray[np.int64]:
+    """Rows a stage trains on. Self-supervision needs no labels, so all but the test rows serve."""
+    if stage in ("mim", "contrastive", "adapt"):
+        return np.sort(np.concatenate([data.split.train, data.split.val]))
+    return data.split.train

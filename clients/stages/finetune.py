@@ -1,0 +1,144 @@
+"""finetune_mim, finetune_contrastive, lower, upper: supervised segmentation (P1 3.2.1).
+
+The first three run at the sources; `upper` at the targets, with their masks, to show what labels
+would have given. They differ in what they start from, which the server decides.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from clients.augment import segmentation_view
+from clients.data.site import SiteData
+from clients.norm import keep_norm, take_norm
+from clients.request import Request, Result
+from clients.site import open_site
+from clients.training import (
+    SegmentationSums,
+    accumulated,
+    autocast,
+    draws,
+    make_optimizer,
+    proximal_of,
+    run_epochs,
+    to_unit,
+)
+from common.config.stages import Finetune
+from common.config.study import Study
+from common.models.branches import fresh, load_shared, shared_state
+from common.objectives.dice_bce import dice_bce
+from common.plugins import load_plugin
+
+SegmentationLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def run(request: Request) -> Result:
+    """One round: train, and hand back the epoch with the lowest validation DiceBCE.
+
+    Returns:
+        The network of the best epoch, losses, and its validation loss and Dice.
+    """
+    study, training, compute = request.study, request.training, request.study.compute
+    settings = training.settings
+    assert isinstance(settings, Finetune)
+    data = open_site(request.site, study)
+    rows = with_masks(data, data.split.train)
+    network = fresh(study, training)
+    load_shared(network, request.weights)
+    take_norm(request, network)
+    network.to(compute.device)
+    generator = draws(request, "augmentation")
+    objective = loss_function(settings)
+
+    def loss(chosen: NDArray[np.int64]) -> Tensor:
+        images_B1HW = to_unit(data.images(chosen), compute.device)
+        masks_BCHW = torch.from_numpy(data.masks(chosen, stage=request.stage)).to(images_B1HW)
+        if settings.augmentation:
+            images_B1HW, masks_BCHW = segmentation_view(images_B1HW, masks_BCHW, generator)
+        with autocast(compute):
+            logits_BCHW = network(images_B1HW)
+        return objective(logits_BCHW.float(), masks_BCHW)
+
+    best: dict[str, Tensor] = {}
+    best_sums, best_epoch = None, 0
+
+    def keep_best(epoch: int, _: float) -> None:
+        nonlocal best, best_sums, best_epoch
+        sums = validate(network, data, request.stage, study, settings)
+        if best_sums is None or sums.loss < best_sums.loss:
+            best = copy.deepcopy(network.state_dict())
+            best_sums, best_epoch = sums, epoch + 1
+
+    progress = run_epochs(
+        request,
+        network,
+        rows,
+        accumulated(loss, compute.micro_batch, network, proximal_of(request, network)),
+        make_optimizer(network.parameters(), settings),
+        after_epoch=keep_best,
+    )
+    assert best_sums is not None
+    network.load_state_dict(best)
+    network.cpu()
+    keep_norm(request, network)
+    metrics = {
+        "examples": len(rows),
+        "patients": len(np.unique(data.clusters[rows])),
+        "loss": progress.epoch_losses[best_epoch - 1],
+        "loss_first": progress.epoch_losses[0],
+        "val_loss": best_sums.loss,
+        "val_dice": best_sums.dice,
+        "val_images": best_sums.images,
+        "best_epoch": best_epoch,
+    }
+    return Result(metrics, shared_state(network, study.federation.norm))
+
+
+def check(request: Request) -> Result:
+    """Validate the incoming weights on the site's validation images: DiceBCE and Dice."""
+    settings = request.training.settings
+    assert isinstance(settings, Finetune)
+    data = open_site(request.site, request.study)
+    network = fresh(request.study, request.training)
+    load_shared(network, request.weights)
+    take_norm(request, network)
+    network.to(request.study.compute.device)
+    sums = validate(network, data, request.training.stage, request.study, settings)
+    return Result({"val_loss": sums.loss, "val_dice": sums.dice, "val_images": sums.images})
+
+
+def loss_function(settings: Finetune) -> SegmentationLoss:
+    """Dice + BCE, or somebody's own `(logits, targets) -> scalar`."""
+    if settings.loss != "dice_bce":
+        return cast(SegmentationLoss, load_plugin(settings.loss, "finetune.loss"))
+    return lambda logits, targets: dice_bce(
+        logits, targets, epsilon=settings.epsilon, pooled=settings.pooled
+    )
+
+
+def with_masks(data: SiteData, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of the rows that have a mask."""
+    return rows[data.has_mask[rows]]
+
+
+def validate(
+    network: nn.Module, data: SiteData, stage: str, study: Study, settings: Finetune
+) -> SegmentationSums:
+    """DiceBCE over the whole validation set, each image once."""
+    sums = SegmentationSums(settings.epsilon, settings.pooled)
+    rows = with_masks(data, data.split.val)
+    network.eval()
+    with torch.inference_mode():
+        for start in range(0, len(rows), study.compute.batch):
+            part = rows[start : start + study.compute.batch]
+            images_B1HW = to_unit(data.images(part), study.compute.device)
+            with autocast(study.compute):
+                logits_BCHW = network(images_B1HW)
+            masks_BCHW = torch.from_numpy(data.masks(part, stage=stage)).to(images_B1HW)
+            sums.add(logits_BCHW.float().sigmoid(), masks_BCHW)
+    return sums

@@ -1,0 +1,271 @@
+"""The local loop: seeded batches, a fresh optimiser each round, a schedule over all rounds."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clients.request import Request
+from common.config.stages import Compute, Rounds
+from common.seeds import generator_of, seed_of
+
+Loss = Callable[[NDArray[np.int64]], Tensor]
+"""Rows of one micro-batch to its mean loss, with a graph."""
+
+
+@dataclass
+class Progress:
+    """Losses of one round: the mean of each epoch."""
+
+    epoch_losses: list[float] = field(default_factory=list)
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], settings: Rounds) -> torch.optim.Optimizer:
+    """A fresh optimiser; `adam` couples its weight decay (P1 3.2.2), `adamw` does not."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    match settings.optimizer:
+        case "adamw":
+            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+        case "adam":
+            return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
+        case "sgd":
+            return torch.optim.SGD(
+                parameters, lr=rate, weight_decay=decay, momentum=settings.momentum, fused=True
+            )
+
+
+def rate_factor(settings: Rounds, epoch: float) -> float:
+    """Factor on the learning rate at a point of the whole run.
+
+    Args:
+        settings: The stage's table.
+        epoch: Epochs done since the first round began, with a fraction.
+    """
+    if settings.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * epoch / (settings.rounds * settings.epochs)))
+
+
+def batches(
+    rows: NDArray[np.int64], batch: int, generator: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    """Shuffled full batches; the rest of an epoch is left for the next shuffle."""
+    order = generator.permutation(rows)
+    for start in range(0, len(order) - batch + 1, batch):
+        yield order[start : start + batch]
+
+
+def autocast(compute: Compute) -> AbstractContextManager[object]:
+    """The forward pass's precision."""
+    if compute.precision == "float32":
+        return nullcontext()
+    kind = torch.device(compute.device).type
+    return torch.autocast(kind, dtype=getattr(torch, compute.precision))
+
+
+def run_epochs(
+    request: Request,
+    network: nn.Module,
+    rows: NDArray[np.int64],
+    step: Callable[[NDArray[np.int64]], float],
+    optimizer: torch.optim.Optimizer,
+    *,
+    after_epoch: Callable[[int, float], None] | None = None,
+    after_step: Callable[[], None] | None = None,
+) -> Progress:
+    """Run one round's local epochs.
+
+    Args:
+        request: Says which round of which training this is.
+        network: In training mode while steps run.
+        rows: Rows to draw batches from.
+        step: Computes gradients for one batch and returns its loss.
+        optimizer: Stepped after each batch.
+        after_epoch: Called with the epoch (from 0) and its mean loss.
+        after_step: Called after each optimiser step.
+
+    Returns:
+        The epochs' losses.
+    """
+    settings, study = request.training.settings, request.study
+    batch = settings.batch or study.compute.batch
+    per_epoch = len(rows) // batch
+    progress = Progress()
+    for epoch in range(settings.epochs):
+        network.train()
+        seed = seed_of(study.seed, request.target, request.site.name, request.round, epoch)
+        losses = []
+        for index, chosen in enumerate(batches(rows, batch, np.random.default_rng(seed))):
+            done = (request.round - 1) * settings.epochs + epoch + index / per_epoch
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * rate_factor(settings, done)
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(step(chosen))
+            optimizer.step()
+            if after_step is not None:
+                after_step()
+        progress.epoch_losses.append(float(np.mean(losses)))
+        write_epoch(request, epoch, progress.epoch_losses[-1])
+        if after_epoch is not None:
+            after_epoch(epoch, progress.epoch_losses[-1])
+    return progress
+
+
+def accumulated(
+    loss: Loss, micro_batch: int | None, network: nn.Module, anchor: "Proximal | None" = None
+) -> Callable[[NDArray[np.int64]], float]:
+    """A step that walks a batch in micro-batches and adds their gradients up.
+
+    Args:
+        loss: Mean loss of a micro-batch.
+        micro_batch: Images a forward pass; None: the whole batch.
+        network: For the proximal term.
+        anchor: fedprox's pull towards the round's incoming weights.
+    """
+
+    def step(chosen: NDArray[np.int64]) -> float:
+        total = 0.0
+        size = micro_batch or len(chosen)
+        for start in range(0, len(chosen), size):
+            part = chosen[start : start + size]
+            value = loss(part) * (len(part) / len(chosen))
+            value.backward()  # type: ignore[no-untyped-call]
+            total += float(value.detach())
+        if anchor is not None:
+            anchor.add_gradient(network)
+        return total
+
+    return step
+
+
+class Proximal:
+    """FedProx: (mu / 2) |w - w_round|^2, as a gradient added after the loss's own."""
+
+    def __init__(self, network: nn.Module, mu: float) -> None:
+        self.mu = mu
+        self.start = [parameter.detach().clone() for parameter in network.parameters()]
+
+    def add_gradient(self, network: nn.Module) -> None:
+        """Add mu (w - w_round) to every gradient."""
+        for parameter, start in zip(network.parameters(), self.start, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - start, alpha=self.mu)
+
+
+def proximal_of(request: Request, network: nn.Module) -> Proximal | None:
+    """The study's proximal term, if it asks for one."""
+    federation = request.study.federation
+    if federation.aggregation != "fedprox":
+        return None
+    return Proximal(network, federation.proximal)
+
+
+def to_unit(images_NHW: NDArray[np.uint8], device: str) -> Tensor:
+    """(N, H, W) bytes to (N, 1, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images_NHW)).to(device).unsqueeze(1).float() / 255
+
+
+def draws(request: Request, purpose: str) -> torch.Generator:
+    """The round's own CPU generator for one purpose."""
+    return generator_of(
+        request.study.seed, request.target, request.site.name, request.round, purpose
+    )
+
+
+def write_epoch(request: Request, epoch: int, loss: float) -> None:
+    """Append one line to the site's own `epochs.jsonl` (it stays at the site)."""
+    line = {
+        "training": request.target,
+        "stage": request.stage,
+        "round": request.round,
+        "epoch": epoch + 1,
+        "loss": loss,
+    }
+    append_line(request.site.folder / "epochs.jsonl", line)
+
+
+def append_line(path: Path, line: Mapping[str, object]) -> None:
+    """Append one JSON line in a single write."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def adapt_batch_norm(network: nn.Module, images: Iterable[Tensor]) -> None:
+    """AdaBN: recompute every BatchNorm's running statistics as the mean over batches.
+
+    Args:
+        network: Its BatchNorm statistics are replaced; nothing else changes.
+        images: Batches (B, 1, H, W).
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    was_training = network.training
+    network.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative mean
+        norm.train()
+    with torch.no_grad():
+        for batch in images:
+            network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.train(was_training)
+
+
+class SegmentationSums:
+    """Dice + BCE over a whole set, exact whatever the batches (P1 3.2.1).
+
+    BCE is the mean over all pixels, Dice is pooled over the set (or the mean over images).
+    """
+
+    def __init__(self, epsilon: float, pooled: bool) -> None:
+        self.epsilon, self.pooled = epsilon, pooled
+        self.bce = self.pixels = self.overlap = self.predicted = self.reference = 0.0
+        self.dice_sum = 0.0
+        self.hard_sum = 0.0
+        self.images = 0
+
+    def add(self, probabilities_BCHW: Tensor, masks_BCHW: Tensor) -> None:
+        """Add a batch of probabilities in [0, 1] and masks in {0, 1}."""
+        p, y = probabilities_BCHW.double(), masks_BCHW.double()
+        self.bce += float(F.binary_cross_entropy(p.clamp(1e-7, 1 - 1e-7), y, reduction="sum"))
+        self.pixels += p.numel()
+        axes = (1, 2, 3)
+        overlap, predicted, reference = (p * y).sum(axes), p.sum(axes), y.sum(axes)
+        self.overlap += float(overlap.sum())
+        self.predicted += float(predicted.sum())
+        self.reference += float(reference.sum())
+        dice = (2 * overlap + self.epsilon) / (predicted + reference + self.epsilon)
+        self.dice_sum += float(dice.sum())
+        hard = (p >= 0.5).double()
+        hard_dice = (2 * (hard * y).sum(axes) + 1) / (hard.sum(axes) + reference + 1)
+        self.hard_sum += float(hard_dice.sum())
+        self.images += len(p)
+
+    @property
+    def loss(self) -> float:
+        """DiceBCE of the set."""
+        if self.pooled:
+            dice = (2 * self.overlap + self.epsilon) / (
+                self.predicted + self.reference + self.epsilon
+            )
+        else:
+            dice = self.dice_sum / self.images
+        return 1 - dice + self.bce / self.pixels
+
+    @property
+    def dice(self) -> float:
+        """Mean Dice of the thresholded images."""
+        return self.hard_sum / self.images

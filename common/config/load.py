@@ -1,0 +1,116 @@
+"""Reading a study: TOML, `--set` overrides, and every mistake named at once."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from common.config.study import Study
+from common.errors import InputError
+
+FINETUNES = ("finetune_mim", "finetune_contrastive", "lower", "upper")
+
+
+def load_study(path: Path, overrides: Iterable[str] = ()) -> Study:
+    """Read a study.
+
+    Args:
+        path: The TOML file. Its `[finetune]` table holds what `[finetune_mim]`,
+            `[finetune_contrastive]`, `[lower]` and `[upper]` have in common.
+        overrides: `key=value`, dotted keys, TOML values (bare words are strings).
+
+    Returns:
+        The study, all defaults filled in.
+
+    Raises:
+        InputError: Naming every unknown key (and the nearest known one) and every bad value.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such study") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: not readable as TOML: {error}") from None
+    for override in overrides:
+        _set(tables, override)
+    return parse_study(tables, str(path))
+
+
+def parse_study(tables: Mapping[str, Any], origin: str) -> Study:
+    """Validate tables as a study; see `load_study`."""
+    merged = dict(tables)
+    shared = merged.pop("finetune", {})
+    for stage in FINETUNES:
+        own = merged.get(stage, {})
+        if isinstance(shared, Mapping) and isinstance(own, Mapping) and (shared or own):
+            merged[stage] = {**shared, **own}
+    try:
+        return Study.model_validate(merged)
+    except ValidationError as error:
+        raise InputError(
+            list(dict.fromkeys(f"{origin}: {line}" for line in _sentences(error, "finetune" in tables)))
+        ) from None
+
+
+def parse_value(text: str) -> Any:
+    """Read one TOML value; what is none is taken as a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _set(tables: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise InputError(f"--set {override}: write it as key=value, such as mim.epochs=5")
+    table = tables
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise InputError(f"--set {override}: {part} is no table")
+    table[parts[-1]] = parse_value(text.strip())
+
+
+def _sentences(error: ValidationError, has_shared: bool) -> Iterable[str]:
+    for detail in error.errors():
+        place = [str(part) for part in detail["loc"]]
+        if has_shared and place and place[0] in FINETUNES:
+            place[0] = "finetune"
+        # A union reports each of its branches; the branch's name is no key of the study.
+        place = [part for part in place if "[" not in part and part not in ("str", "int", "float")]
+        name = ".".join(part for part in place if not part.startswith("literal"))
+        if detail["type"] == "extra_forbidden":
+            known = _known_keys([str(part) for part in detail["loc"][:-1]])
+            near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            yield f"{name}: unknown key{hint}"
+        elif detail["type"] == "value_error":
+            prefix = f"{name}: " if name else ""
+            for line in str(detail["ctx"]["error"]).splitlines():
+                yield prefix + line
+        else:
+            given = "" if detail["type"] == "missing" else f" (given: {detail['input']!r:.80})"
+            yield f"{name}: {detail['msg'][0].lower()}{detail['msg'][1:]}{given}"
+
+
+def _known_keys(place: list[str]) -> list[str]:
+    """Keys of the table at a place in the study, e.g. ["sites", "a"] -> role, folder, ..."""
+    model: type[BaseModel] = Study
+    for part in place:
+        field = model.model_fields.get(part)
+        if field is None:
+            continue  # the name of a site
+        models = [
+            item
+            for item in (field.annotation, *get_args(field.annotation))
+            if isinstance(item, type) and issubclass(item, BaseModel)
+        ]
+        if models:
+            model = models[0]
+    keys = list(model.model_fields)
+    return [*keys, "finetune"] if model is Study else keys

@@ -1,0 +1,176 @@
+"""The network of each stage, and what of one stage's weights the next one starts from."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from common.config.study import Study
+from common.models.projection import ProjectionHead
+from common.models.transunet import TransUNet, TransUNetConfig
+from common.plan import Training
+from common.plugins import load_plugin
+from common.seeds import seed_of
+
+State = dict[str, Tensor]
+"""A state dict: names to tensors, in the order of the model."""
+
+LOCAL_ONLY = "num_batches_tracked"
+"""BatchNorm's step counter: no round needs it, so it never crosses."""
+
+
+class SegmentationModel(Protocol):
+    """What a study's network must offer: TransUNet does, and so must somebody's own.
+
+    Its `encoder` submodule is what pretraining hands to fine-tuning: parameters outside it start
+    fresh. `feature` gives (B, D) image features for the contrastive branch.
+    """
+
+    encoder: nn.Module
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 1, H, W) grey images to (B, classes, H, W) logits."""
+
+    def feature(self, images: Tensor) -> Tensor:
+        """(B, 1, H, W) grey images to (B, D) features of the encoder."""
+
+
+class Contrasting(nn.Module):
+    """An encoder under a projection head (P1 3.2.2); the decoder takes no part."""
+
+    def __init__(self, network: nn.Module, width: int, projection: int) -> None:
+        super().__init__()
+        self.network = network
+        self.projection = ProjectionHead(width, projection)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """(B, 1, H, W) images to (B, P) projections, not normalised."""
+        features_BD: Tensor = cast(SegmentationModel, self.network).feature(images_BCHW)
+        projected_BP: Tensor = self.projection(features_BD)
+        return projected_BP
+
+
+def model_config(study: Study, classes: int) -> TransUNetConfig:
+    """The TransUNet that a study asks for."""
+    config = TransUNetConfig.preset(
+        study.model.preset, image_size=study.model.image_size, classes=classes
+    )
+    return replace(
+        config, geometry=study.model.geometry, dropout=study.model.dropout, **study.model.options
+    )
+
+
+def segmentation_network(study: Study, classes: int | None = None) -> nn.Module:
+    """The study's network with its own random start, or somebody's own by name."""
+    channels = classes or study.channels
+    if study.model.name:
+        factory = load_plugin(study.model.name, "model.name")
+        return cast(
+            nn.Module,
+            factory(image_size=study.model.image_size, classes=channels, **study.model.options),
+        )
+    return TransUNet(model_config(study, channels))
+
+
+def network_of(study: Study, training: Training, members: int = 2) -> nn.Module:
+    """The network that a training's sites train.
+
+    `mim` reconstructs one grey channel; `contrastive` is the encoder under a projection head;
+    `adapt` holds the members side by side; everything else segments.
+    """
+    if training.stage == "mim":
+        return segmentation_network(study, classes=1)
+    if training.stage == "contrastive":
+        network = segmentation_network(study)
+        for name in ("decoder", "head"):
+            if hasattr(network, name):
+                delattr(network, name)
+        width = feature_width(study)
+        return Contrasting(network, width, study.contrastive.projection)
+    if training.stage == "adapt":
+        return nn.ModuleList(segmentation_network(study) for _ in training.start)
+    return segmentation_network(study)
+
+
+def feature_width(study: Study) -> int:
+    """D of the features that the encoder gives, found on the meta device."""
+    if study.model.name is None:
+        return model_config(study, 1).hidden
+    with torch.device("meta"):
+        network = segmentation_network(study)
+        side = study.model.image_size
+        features_BD = cast(SegmentationModel, network).feature(torch.empty(2, 1, side, side))
+    return int(features_BD.shape[1])
+
+
+def shared_state(network: nn.Module, norm: str = "average") -> State:
+    """The tensors of a network that cross the wire, in its own order.
+
+    Args:
+        network: Any stage's network.
+        norm: "local" keeps everything of every BatchNorm at the site (FedBN).
+    """
+    own = batch_norm_names(network) if norm == "local" else set()
+    return OrderedDict(
+        (name, tensor)
+        for name, tensor in network.state_dict().items()
+        if not name.endswith(LOCAL_ONLY) and name not in own
+    )
+
+
+def batch_norm_names(network: nn.Module) -> set[str]:
+    """Names of every parameter and buffer of every BatchNorm."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in network.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for name in module.state_dict()
+    }
+
+
+def load_shared(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put shared tensors into a network; what is not shared stays as it is."""
+    network.load_state_dict({**network.state_dict(), **state}, strict=True)
+
+
+def fresh(study: Study, training: Training) -> nn.Module:
+    """A training's network at its random start.
+
+    The same seed makes the same decoder for every arm, so arms differ by what they learned and
+    not by their draw; a further member of a homogeneous ensemble has a draw of its own.
+    """
+    kind = "mim" if training.stage == "mim" else "segmentation"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(study.seed, "initial", kind, training.member))
+        return network_of(study, training)
+
+
+def encoder_of(state: Mapping[str, Tensor]) -> State:
+    """The encoder's tensors in a pretrained state, named as the segmentation network names them."""
+    return OrderedDict(
+        (name.removeprefix("network."), tensor)
+        for name, tensor in state.items()
+        if name.startswith(("encoder.", "network.encoder."))
+    )
+
+
+def join_members(states: list[Mapping[str, Tensor]]) -> State:
+    """Members side by side, as `adapt`'s network names them: `<index>.<name>`."""
+    return OrderedDict(
+        (f"{index}.{name}", tensor)
+        for index, state in enumerate(states)
+        for name, tensor in state.items()
+    )
+
+
+def member_of(state: Mapping[str, Tensor], index: int) -> State:
+    """One member out of joined ones."""
+    prefix = f"{index}."
+    return OrderedDict(
+        (name.removeprefix(prefix), tensor)
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    )

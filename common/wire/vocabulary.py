@@ -1,0 +1,152 @@
+"""All that may cross between a site and the server: one typed list for each stage.
+
+Weights, counts and scalar metrics; nothing else has a name here, and what has no name is refused.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+
+from common.config.study import Study
+from common.models.branches import network_of, shared_state
+from common.plan import Plan, Training, split_member
+
+Kind = Literal["count", "number"]
+UNBOUNDED = 1e9
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, dtype (in memory, such as "float32") and shape of one tensor; order is the tuple's."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it travels in the study's wire dtype (integers always travel as they are)."""
+        return self.dtype.startswith(("float", "bfloat"))
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """One scalar: a count (a whole number) or a number, with the range it must lie in."""
+
+    kind: Kind
+    low: float = 0.0
+    high: float = UNBOUNDED
+
+
+COUNT = MetricSpec("count")
+LOSS = MetricSpec("number", -UNBOUNDED, UNBOUNDED)
+SHARE = MetricSpec("number", 0.0, 1.0)
+
+ENROL: Mapping[str, MetricSpec] = {
+    "images": COUNT,
+    "patients": COUNT,
+    "videos": COUNT,
+    "train_images": COUNT,
+    "train_patients": COUNT,
+    "val_images": COUNT,
+    "test_images": COUNT,
+    "test_patients": COUNT,
+    "masks": COUNT,
+    "unit": MetricSpec("count", 0, 2),
+}
+"""A site's size. `unit` is the index into `UNITS`."""
+
+UNITS = ("patient", "group", "image")
+"""What a split and an interval treat as independent, best first."""
+
+TRAIN: Mapping[str, MetricSpec] = {
+    "examples": COUNT,
+    "patients": COUNT,
+    "loss": LOSS,
+    "loss_first": LOSS,
+}
+EXTRA: Mapping[str, Mapping[str, MetricSpec]] = {
+    "mim": {},
+    "contrastive": {
+        "pairs_masked": COUNT,
+        "pairs_total": COUNT,
+        "anchors_without_negatives": COUNT,
+    },
+    "adapt": {"confidence": SHARE, "foreground": SHARE},
+}
+VALIDATION: Mapping[str, MetricSpec] = {
+    "val_loss": LOSS,
+    "val_dice": SHARE,
+    "val_images": COUNT,
+    "best_epoch": COUNT,
+}
+REFERENCE = ("dice", "iou", "hd95")
+UNREFERENCED = ("agreement", "confidence", "area")
+STATISTICS = ("mean", "ci_low", "ci_high", "variance")
+
+
+@lru_cache(maxsize=64)
+def _tensors(canonical: str, training: Training, norm: str) -> tuple[TensorSpec, ...]:
+    study = Study.model_validate_json(canonical)
+    with torch.device("meta"):
+        network = network_of(study, training)
+    return tuple(
+        TensorSpec(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+        for name, tensor in shared_state(network, norm).items()
+    )
+
+
+def training_tensors(study: Study, training: Training) -> tuple[TensorSpec, ...]:
+    """What crosses in a training's rounds, both ways."""
+    return _tensors(study.canonical(), training, study.federation.norm)
+
+
+def member_tensors(study: Study, plan: Plan, member: str) -> tuple[TensorSpec, ...]:
+    """What crosses to a site so that it can predict with a member."""
+    key, _ = split_member(member)
+    training = plan.trainings[key]
+    if training.stage == "adapt":
+        start, _ = split_member(training.start[0])
+        training = plan.trainings[start]
+    return training_tensors(study, training)
+
+
+def training_metrics(training: Training) -> Mapping[str, MetricSpec]:
+    """The scalars of one reply to a round of training."""
+    return {**TRAIN, **EXTRA.get(training.stage, VALIDATION)}
+
+
+def validation_metrics() -> Mapping[str, MetricSpec]:
+    """The scalars of one reply to "how good are these weights on your validation set?"."""
+    return {name: VALIDATION[name] for name in ("val_loss", "val_dice", "val_images")}
+
+
+def evaluation_metrics(study: Study, plan: Plan) -> Mapping[str, MetricSpec]:
+    """The scalars that a site may report on the arms; a site sends those that it has."""
+    return dict(_evaluation(study, plan))
+
+
+def _evaluation(study: Study, plan: Plan) -> Iterator[tuple[str, MetricSpec]]:
+    diagonal_px = 2.0 * study.model.image_size
+    suffixes = ("", *(f"@{name}" for name in study.classes))
+    for arm in plan.arms:
+        for metric in (*REFERENCE, *UNREFERENCED):
+            high = diagonal_px if metric == "hd95" else 1.0
+            for suffix in suffixes:
+                stem = f"{arm}.{metric}{suffix}"
+                yield f"{stem}.n_images", COUNT
+                yield f"{stem}.n_patients", COUNT
+                for statistic in STATISTICS:
+                    limit = high * high if statistic == "variance" else high
+                    yield f"{stem}.{statistic}", MetricSpec("number", 0.0, limit)
+    first = next(iter(plan.arms))
+    for other in plan.arms:
+        for metric in REFERENCE:
+            limit = diagonal_px if metric == "hd95" else 1.0
+            stem = f"{first}~{other}.{metric}"
+            yield f"{stem}.difference", MetricSpec("number", -limit, limit)
+            yield f"{stem}.p", SHARE
+            yield f"{stem}.n", COUNT

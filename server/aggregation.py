@@ -1,0 +1,115 @@
+"""Aggregation: one reply at a time into a running mean, in a fixed order of sites.
+
+A rule is an object with `add(weights, weight)` and `result()`, made anew for every round; it never
+holds more than one reply beside its own running state. Name your own in `federation.aggregation`.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from common.config.stages import Federation
+from common.models.branches import State
+from common.plugins import load_plugin
+
+
+class Rule(Protocol):
+    """What an aggregation rule is.
+
+    A rule may keep tensors between rounds in `state`; they are saved with the checkpoint.
+    """
+
+    state: State
+
+    def add(self, weights: Mapping[str, Tensor], weight: float) -> None:
+        """Take one site's reply into account. The tensors may be used, not kept."""
+
+    def result(self) -> State:
+        """The new weights."""
+
+
+class RunningMean:
+    """Weighted mean in float32: m <- m + (x - m) w / W, so that a single reply passes unchanged.
+
+    Integer tensors are counters: they are added up exactly.
+
+    Args:
+        start: The round's outgoing weights (not used by the mean itself).
+        state: From the round before; the mean keeps none.
+    """
+
+    def __init__(self, start: Mapping[str, Tensor], state: State) -> None:
+        self.start = start
+        self.state: State = state
+        self.mean: State = OrderedDict()
+        self.total = 0.0
+
+    def add(self, weights: Mapping[str, Tensor], weight: float) -> None:
+        """Take one reply into the mean.
+
+        Args:
+            weights: Named tensors.
+            weight: > 0, e.g. the site's training images.
+        """
+        self.total += weight
+        for name, tensor in weights.items():
+            if name not in self.mean:
+                self.mean[name] = tensor.clone()
+            elif tensor.is_floating_point():
+                mean = self.mean[name]
+                mean.add_(tensor.to(mean.dtype) - mean, alpha=weight / self.total)
+            else:
+                self.mean[name] = self.mean[name] + tensor
+
+    def result(self) -> State:
+        """The mean of what was added."""
+        return self.mean
+
+
+class FedAdam(RunningMean):
+    """FedAdam (Reddi et al. 2021): Adam at the server on the mean's step away from `start`.
+
+    Args:
+        start: The round's outgoing weights.
+        state: First and second moments, empty before the first round.
+        federation: `server_learning_rate`, `beta_1`, `beta_2`, `tau`.
+    """
+
+    def __init__(self, start: Mapping[str, Tensor], state: State, federation: Federation) -> None:
+        super().__init__(start, dict(state))
+        self.federation = federation
+
+    def result(self) -> State:
+        """start + eta m / (sqrt(v) + tau); running statistics and counters are plain means."""
+        options = self.federation
+        new: State = OrderedDict()
+        for name, mean in self.mean.items():
+            if not mean.is_floating_point() or name.endswith(("running_mean", "running_var")):
+                new[name] = mean
+                continue
+            step = mean - self.start[name]
+            zero = torch.zeros_like(step)
+            first = self.state.get(f"first.{name}", zero) * options.beta_1
+            first = first + (1 - options.beta_1) * step
+            second = self.state.get(f"second.{name}", zero) * options.beta_2
+            second = second + (1 - options.beta_2) * step * step
+            self.state[f"first.{name}"], self.state[f"second.{name}"] = first, second
+            change = options.server_learning_rate * first / (second.sqrt() + options.tau)
+            new[name] = self.start[name] + change
+        return new
+
+
+def make_rule(federation: Federation, start: Mapping[str, Tensor], state: State) -> Rule:
+    """The study's rule for one round.
+
+    fedprox is the plain mean here: its proximal term acts at the sites.
+    """
+    if federation.aggregation in ("mean", "fedprox"):
+        return RunningMean(start, state)
+    if federation.aggregation == "fedadam":
+        return FedAdam(start, state, federation)
+    rule: Rule = load_plugin(federation.aggregation, "federation.aggregation")(start, state)
+    return rule

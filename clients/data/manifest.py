@@ -5,6 +5,7 @@ Nothing here opens an image or a mask; a file is only asked whether it is there 
 
 import csv
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -190,7 +191,7 @@ def _read_rows(
         if hit or not all(matches(extra, key, value, spec) for key, value in spec.where.items()):
             continue
         kept += 1
-        row = _row(folder, names, extra, number, scan)
+        row = _row(folder, spec, names, extra, number, scan)
         if row is not None:
             scan.rows.append(row)
     _filter_problems(spec, records, kept, dropped, scan)
@@ -222,6 +223,7 @@ def _filter_problems(
 
 def _row(
     folder: Path,
+    spec: DataSpec,
     names: Mapping[str, str],
     extra: Mapping[str, str],
     number: int,
@@ -230,6 +232,9 @@ def _row(
     """Makes one row; None, and sentences in `scan`, if it has faults."""
     where = f"{scan.path}: row {number}"
     value = {name: extra.get(column, "") for name, column in names.items()}
+    for name, expression in spec.extract.items():
+        found = re.search(expression, value[name])
+        value[name] = found.group() if found else value[name]
     problems = [
         f"{where}: the column '{names[name]}' is empty" for name in REQUIRED if not value[name]
     ]

@@ -70,9 +70,10 @@ def open_picture(path: Path, frame: int | None = None) -> Image.Image:
 
 def coloured_share(path: Path, frame: int | None = None) -> float:
     """Share of pixels, in [0, 1], whose channels differ visibly: 0 for grey stored as RGB."""
-    with open_picture(path, frame) as picture:
+    with Image.open(path, formats=FORMATS) as picture:
         if picture.mode not in {"RGB", "RGBA", "P", "CMYK", "YCbCr"}:
             return 0.0
+    with open_picture(path, frame) as picture:
         rgb = np.asarray(picture.convert("RGB"), dtype=np.int16)
     return float((rgb.max(axis=2) - rgb.min(axis=2) > COLOUR_STEP).mean())
 

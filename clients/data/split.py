@@ -43,7 +43,8 @@ def clusters(rows: Sequence[Row]) -> tuple[Indices, Unit]:
     Frames of one video are a group where the manifest names none.
 
     Returns:
-        (N,) int64 codes in order of appearance, and which unit that is; the weaker, where rows differ.
+        (N,) int64 codes in order of appearance, and which unit they are: the weaker, where
+        rows differ.
     """
     codes: dict[tuple[str, str], int] = {}
     keys = [_key(row) for row in rows]

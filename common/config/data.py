@@ -1,6 +1,7 @@
 """What a study says about a site's images: where they lie, which of them count, how they split."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Annotated, Self
 
@@ -50,6 +51,12 @@ class DataSpec(BaseModel):
         default={},
         description="Manifest name -> the file's own column, e.g. { group = 'split_hint' }.",
     )
+    extract: dict[str, str] = Field(
+        default={},
+        description="Manifest name -> regular expression: the part of the cell that it finds is "
+        "the value, the whole cell where it finds none. With columns = { patient = 'video' }, "
+        "extract = { patient = 'set[0-9]+' } takes the patient out of the name of the video.",
+    )
     where: dict[str, Patterns] = Field(
         default={},
         description="Keep a row only if EVERY column named here matches one of its patterns.",
@@ -70,17 +77,33 @@ class DataSpec(BaseModel):
         "grey array (uint8, uint16, or float in 0..1). Default: PNG, JPEG, TIFF by Pillow.",
     )
 
-    @field_validator("columns")
+    @field_validator("columns", "extract")
     @classmethod
-    def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+    def _known_columns(cls, value: dict[str, str]) -> dict[str, str]:
         wrong = [
             f"'{name}' is no manifest column{nearest(name, MANIFEST_COLUMNS)}"
-            for name in columns
+            for name in value
             if name not in MANIFEST_COLUMNS
         ]
         if wrong:
             raise ValueError("; ".join(wrong))
-        return columns
+        return value
+
+    @field_validator("extract")
+    @classmethod
+    def _sound_expressions(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, expression in value.items():
+            try:
+                re.compile(expression)
+            except re.error as error:
+                raise ValueError(
+                    f"{name}: '{expression}' is no regular expression: {error}"
+                ) from None
+        return value
+
+    def __hash__(self) -> int:
+        """By content, so that what was read for a spec can be remembered."""
+        return hash(self.model_dump_json())
 
 
 class SplitConfig(BaseModel):

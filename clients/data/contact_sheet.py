@@ -15,6 +15,7 @@ from clients.data.readers import Reader, UnreadableError, read_image, read_mask
 
 THUMBNAIL = 160
 CAPTION = 26
+GAP = 4
 COLUMNS = 8
 LIMIT = 48
 OUTLINES = ((255, 196, 0), (0, 200, 255), (255, 90, 200), (140, 255, 90))
@@ -42,15 +43,15 @@ def contact_sheet(
     sides = report.sides()
     chosen = _spread(report.rows, sides, limit)
     lines = max(1, -(-len(chosen) // COLUMNS))
-    width, cell = COLUMNS * THUMBNAIL, THUMBNAIL + CAPTION
-    sheet = Image.new("RGB", (width, CAPTION + lines * cell), (18, 18, 18))
+    step, cell = THUMBNAIL + GAP, THUMBNAIL + CAPTION + GAP
+    sheet = Image.new("RGB", (COLUMNS * step - GAP, CAPTION + lines * cell), (36, 36, 36))
     draw = ImageDraw.Draw(sheet)
     counts = ", ".join(f"{number} {name}" for name, number in report.counts.items() if number)
     synthetic = ", SYNTHETIC" if any(row.extra.get("synthetic") for row in report.rows) else ""
     draw.text((6, 7), f"{report.name}: {counts}{synthetic}", fill=(255, 255, 255))
     for place, index in enumerate(chosen):
         row, side = report.rows[index], sides[index]
-        x, y = place % COLUMNS * THUMBNAIL, CAPTION + place // COLUMNS * cell
+        x, y = place % COLUMNS * step, CAPTION + place // COLUMNS * cell
         try:
             sheet.paste(Image.fromarray(_thumbnail(row, reader, classes)), (x, y))
         except UnreadableError:

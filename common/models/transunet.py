@@ -168,7 +168,7 @@ class Encoded(NamedTuple):
         skips: Maps at 1/8, 1/4 and 1/2 of the side, deepest first.
     """
 
-    tokens_BND: Tensor  # noqa: N815
+    tokens_BND: Tensor
     skips: tuple[Tensor, ...]
 
 

@@ -8,5 +8,8 @@ from scripts.phantom.breast import Breast
 from scripts.phantom.tissue import Anatomy
 from scripts.phantom.wrist import Wrist
 
-ANATOMIES: dict[str, Callable[[tuple[object, ...], int], Anatomy]] = {"wrist": Wrist, "breast": Breast}
+ANATOMIES: dict[str, Callable[[tuple[object, ...], int], Anatomy]] = {
+    "wrist": Wrist,
+    "breast": Breast,
+}
 """Each takes the names of the patient and the number of the sweep."""

@@ -27,23 +27,25 @@ class Breast:
         body = stream(*patient, "breast")
         malignant = bool(body.uniform() < 0.4)
         self.label = "malignant" if malignant else "benign"
-        kind = "carcinoma" if malignant else str(body.choice(["fibroadenoma", "cyst"], p=[0.7, 0.3]))
+        kind = (
+            "carcinoma" if malignant else str(body.choice(["fibroadenoma", "cyst"], p=[0.7, 0.3]))
+        )
         self._density = float(body.uniform(0, 1))
         self._skin = float(body.uniform(1.2, 2.2))
         self._fat = float(body.uniform(2.5, 9.0) * (1.3 - 0.6 * self._density))
         self._gland = float(body.uniform(9, 18))
-        size = float(np.exp(body.normal(np.log(4.6), 0.35)))
+        size = float(np.exp(body.normal(np.log(6.0), 0.35)))
         depth = self._skin + self._fat + float(body.uniform(0.15, 0.75)) * self._gland
         depth = max(depth, self._skin + 1.0 + size)
         view = stream(*patient, "view", sweep)
         self._lesion = Lesion(
-            body, kind, float(view.uniform(-8, 8)), min(depth, 24.0), min(size, 9.0))  # fmt: skip
+            body, kind, float(view.uniform(-8, 8)), min(depth, 24.0), min(size, 11.0))  # fmt: skip
         self._speed = float(view.uniform(0.2, 0.4))
         self._reach = 0.9 * self._lesion.size_mm
         self._phase = float(view.uniform(-1.3, 0.3))
         self._waves = {name: Wave(view, scale, along) for name, scale, along in (
-            ("skin", 15.0, 25.0), ("fat", 5.0, 10.0), ("chest", 14.0, 20.0), ("shade", 2.0, 4.0),
-            ("fascia", 4.0, 6.0), ("retro", 8.0, 12.0))}  # fmt: skip
+            ("skin", 15.0, 25.0), ("fat", 5.0, 10.0), ("chest", 30.0, 25.0), ("shade", 2.0, 4.0),
+            ("fascia", 3.0, 6.0), ("retro", 25.0, 25.0))}  # fmt: skip
         self._warp = Texture(view, 3.0, 6.0, 9.0)
         self._cloud = Texture(view, 2.5, 4.0, 7.0)
         self._lobule = Texture(view, 1.2, 2.4, 6.0)
@@ -70,8 +72,9 @@ class Breast:
         z_skin = 0.4 + 0.15 * waves["skin"](axis, y_mm)
         z_dermis = z_skin + self._skin
         z_fat = z_dermis + self._fat * (1 + 0.3 * waves["fat"](axis, y_mm))
-        z_retro = z_fat + self._gland * (1 + 0.12 * waves["retro"](axis, y_mm))
-        z_chest = z_retro + 1.5 + 0.8 * np.abs(waves["chest"](axis, y_mm))
+        z_retro = z_dermis + self._fat + self._gland * (1 + 0.12 * waves["retro"](axis, y_mm))
+        z_fat = np.minimum(z_fat, z_retro - 2)
+        z_chest = z_retro + 2.0 + 0.7 * waves["chest"](axis, y_mm)
         skin, dermis, fat, retro, chest = (
             np.asarray(curve, np.float32)[column]
             for curve in (z_skin, z_dermis, z_fat, z_retro, z_chest))  # fmt: skip
@@ -82,13 +85,14 @@ class Breast:
         strand = self._strand(x_NL, bent, y_mm)
         fine = self._fine(x_NL, bent, y_mm)
         bright = np.maximum(strand - 0.5, 0)
-        gland_db = 2.0 + 3.2 * cloud + 3.0 * strand + 2.0 * fine
+        gland_db = 3.5 + 4.0 * cloud + 3.5 * strand + 2.0 * fine
         # The less dense the breast, the more of the gland is fat.
         fatty = 1 / (1 + np.exp((lobule - (0.9 - 2.0 * self._density)) / 0.25))
         fatty_db = -7 + 1.2 * fine
         gland_db = np.where(lobule < 3, (1 - fatty) * gland_db + fatty * fatty_db, gland_db)
         db = np.where(z_NL < retro, gland_db, -6 + 1.5 * lobule)
         chest_db = -5 + 4.0 * self._fibre(x_NL, z_NL - chest, y_mm)
+        chest_db = chest_db + 3 * cloud
         db = np.where(z_NL > chest, chest_db - 0.25 * (z_NL - chest), db)
         db = np.where(z_NL < fat, fatty_db + 1.2 * cloud, db)
         db = np.where(z_NL < dermis, 4 + fine, db)
@@ -96,8 +100,8 @@ class Breast:
         # Ligaments: the walls between lobules, brightest where they lie across the beam.
         wall = np.exp(-((lobule / 0.13) ** 2)) * np.clip(0.5 + 0.8 * cloud, 0, 1.8)
         within = (z_NL > dermis) & (z_NL < chest)
-        mirror = (2.2 * wall + 1.6 * bright * (strand > 0)) * within
-        fascia = np.clip(0.8 + 0.6 * waves["fascia"](axis, y_mm), 0, 2)[column]
+        mirror = (1.7 * wall + 1.5 * bright) * within
+        fascia = np.clip(0.5 + 0.7 * waves["fascia"](axis, y_mm), 0, 2)[column]
         for curve, strength in ((skin, 5.0), (dermis, 3.0 * fascia), (chest, 6.0 * fascia)):
             away = (z_NL - curve) / np.float32(0.15)
             mirror += strength * np.exp(-0.5 * np.minimum(away**2, 60))
@@ -139,7 +143,7 @@ class Breast:
             mirror += look.rim * facing * np.exp(-0.5 * np.minimum((inside / 0.15) ** 2, 60))
             # Refraction at the sides throws two thin shadows.
             tangent = (np.abs(inside) < 0.5) & (np.abs(np.cos(angle)) > 0.9)
-            loss = loss + np.float32(1.2) * tangent
+            loss = np.asarray(loss + np.float32(1.2) * tangent, np.float32)
         grains = lesion.grains(x, z, y)
         if grains is not None:
             mirror += grains

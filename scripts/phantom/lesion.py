@@ -70,13 +70,13 @@ class Lesion:
         self._turn = (float(np.cos(turn)), float(np.sin(turn)))
         orders = np.arange(2, 5 if smooth else 12)
         self._orders = orders
-        strength = (0.05 if smooth else 0.12) * rng.standard_normal(len(orders))
+        strength = (0.05 if smooth else 0.11) * rng.standard_normal(len(orders))
         self._strength = strength / (orders / 2.0) ** (1.0 if smooth else 0.55)
         self._phases = rng.uniform(0, 2 * np.pi, len(orders))
         self._twist = rng.normal(0, 0.02 if smooth else 0.08, len(orders))
-        count = 0 if smooth else int(rng.integers(4, 12))
-        self._spikes = np.stack([rng.uniform(-np.pi, np.pi, count), rng.uniform(0.1, 0.4, count),
-                                 rng.uniform(0.06, 0.16, count)])  # fmt: skip
+        count = 0 if smooth else int(rng.integers(2, 7))
+        self._spikes = np.stack([rng.uniform(-np.pi, np.pi, count), rng.uniform(0.08, 0.35, count),
+                                 rng.uniform(0.08, 0.3, count)])  # fmt: skip
         grains = 0 if smooth or rng.uniform() < 0.4 else int(rng.integers(4, 16))
         self._grains = np.stack([
             rng.normal(0.1, 0.35, grains) * self._wide, rng.normal(0, 0.3, grains) * self._deep,

@@ -98,22 +98,38 @@ class Camera:
         field = echo(tissue, scatterers, grid, self._probe)
         field *= self._fade_N1 * self._loss_L[None, :]
         self._ringdown(field)
-        field = speckle.blur_axial(field, self._taps)
-        rng = stream(*self._names, "noise", frame)
-        envelope = speckle.blur_lateral(field, self._transfers)
-        hiss = rng.standard_exponential(self._shape, dtype=np.float32)
-        power = envelope**2 + self._noise_N1**2 * hiss
+        power = self.envelope(field) ** 2 + self._noise_N1**2 * self._hiss(frame)
         picture = grid.picture(self._finish(np.asarray(10 * np.log10(power + 1e-9), np.float32)))
         mask = anatomy.mask(grid.x_SS - dx, grid.z_SS - dz, y_mm) & grid.inside_SS
         if self._probe.ticks:
             self._tick(picture)
         return self._reduced(picture), self._reduced(mask.astype(np.float32)) > 0.5
 
+    def envelope(self, field_NL: speckle.Field) -> Array:
+        """The point spread: echoes (N, L) to the envelope (N, L) that the machine detects."""
+        return speckle.blur_lateral(speckle.blur_axial(field_NL, self._taps), self._transfers)
+
+    def _hiss(self, frame: int) -> Array:
+        """Power of the receiver's noise, (N, L), unit mean: new in every frame.
+
+        It passes the receive filter, so it is as coarse along the beam as the pulse; neighbouring
+        beams share most of their elements and so their noise.
+        """
+        samples, lines = self._shape
+        rng = stream(*self._names, "noise", frame)
+        pairs = rng.standard_normal((samples, lines + 2, 2), dtype=np.float32)
+        white = pairs.view(np.complex64)[..., 0]
+        # Weights 1 2 1, scaled (with the 1/2 of a complex normal) to unit variance.
+        shared = (white[:, :-2] + white[:, 2:] + 2 * white[:, 1:-1]) * np.float32(np.sqrt(1 / 12))
+        noise = speckle.blur_axial(shared, self._taps)
+        return np.asarray(noise.real**2 + noise.imag**2, dtype=np.float32)
+
     def _ringdown(self, field_NL: speckle.Field) -> None:
         """The bright band that the pulse itself leaves at the face."""
         reach = self.geometry.range_N[:, None] / np.float32(self._probe.ringdown_mm)
         rows = int(np.searchsorted(reach[:, 0], 4.0))
-        field_NL[:rows] += 9 * np.exp(-0.5 * reach[:rows] ** 2)
+        bands = 0.65 + 0.35 * np.cos(2.2 * np.pi * reach[:rows])
+        field_NL[:rows] += 9 * bands * np.exp(-0.5 * reach[:rows] ** 2)
 
     def _finish(self, level_db_NL: Array) -> Array:
         """Dynamic range, gain, smoothing, edge enhancement and grey map, (N, L) in 0 to 1."""
@@ -169,30 +185,32 @@ def echo(
         passed = np.ones_like(level)
     soft = level * scatterers_NL + tissue.mirror_NL * (coherent + diffuse * scatterers_NL)
     soft *= passed
-    if tissue.bone_mm_NL is None or tissue.bone_NL is None:
+    if tissue.bone_mm_NL is None or tissue.bone_NL is None or tissue.incidence_NL is None:
         return np.asarray(soft, dtype=np.complex64)
     below = tissue.bone_mm_NL
     hit = below >= 0
     hidden = np.logical_or.accumulate(hit, axis=0)
-    line = np.exp(-np.abs(below) / np.where(hit, probe.ringing_mm, 0.08).astype(np.float32))
-    bone = amplitude(np.float32(probe.bone_db) * np.ones(1, np.float32)) * tissue.bone_NL * line
-    bone[hidden & ~hit] = 0
-    # The second trip: what lies above the bone appears again below it, weaker and hazier.
     first_L = np.where(hidden.any(axis=0), hidden.argmax(axis=0), len(level))
-    source = np.arange(len(level))[:, None] - first_L[None, :]
-    above = np.clip(source, 0, len(level) - 1)
-    total = soft + bone * passed * (coherent + diffuse * scatterers_NL)
-    again = np.take_along_axis(total, above, axis=0)
-    echo_L = tissue.bone_NL.max(axis=0)
-    second = float(10 ** (probe.reverberation_db / 20))
+    tail = np.where(hit, np.float32(probe.ringing_mm), np.float32(0.08))
+    line = np.exp(-np.abs(below) / tail)
+    line[hidden & ~hit] = 0
+    facing = np.exp(-((tissue.incidence_NL / np.float32(np.deg2rad(probe.bone_angle_deg))) ** 2))
+    shine = tissue.bone_NL * (np.float32(0.08) + np.float32(0.92) * facing)
+    bone = _factor(probe.bone_db) * shine * line * passed
+    bone = bone * (coherent + diffuse * scatterers_NL)
+    total = soft + bone
+    # The second trip: what lies above the bone appears again below it, weaker.
+    rows = np.arange(len(level))[:, None] - first_L[None, :]
+    again = np.take_along_axis(total, np.clip(rows, 0, len(level) - 1), axis=0)
+    # How much of each beam the bone throws back, the same all the way down; on the longer way the
+    # beams have spread over their neighbours.
+    met_L = np.take_along_axis(shine, np.minimum(first_L, len(level) - 1)[None, :], axis=0)
+    met_L = ndimage.gaussian_filter1d(met_L, 1.5 / float(np.median(grid.line_mm_N)), axis=1)
     haze = amplitude(np.asarray(probe.clutter_db - 1.1 * np.maximum(below, 0), np.float32))
-    behind = np.float32(10 ** (probe.shadow_db / 20)) * soft + second * again * echo_L[None, :]
-    behind += haze * (0.3 + 4 * echo_L[None, :]) * scatterers_NL
-    return np.asarray(
-        np.where(
-            hidden & (source >= 0),
-            behind + bone * passed * (coherent + diffuse * scatterers_NL),
-            total,
-        ),
-        dtype=np.complex64,
-    )
+    behind = _factor(probe.shadow_db) * soft + _factor(probe.reverberation_db) * again * met_L
+    behind += haze * (0.3 + 4 * met_L) * scatterers_NL
+    return np.asarray(np.where(hidden, behind + bone, total), dtype=np.complex64)
+
+
+def _factor(db: float) -> np.float32:
+    return np.float32(10 ** (db / 20))

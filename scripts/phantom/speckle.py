@@ -27,6 +27,11 @@ def lateral_sigma(probe: Probe, geometry: Geometry) -> Array:
     return np.asarray(np.hypot(probe.lateral_mm, away) / geometry.line_mm_N, dtype=np.float32)
 
 
+def steering(looks: int) -> list[float]:
+    """Centre of each look in the lateral spectrum, in units of the beam's bandwidth."""
+    return [0.8 * (look - (looks - 1) / 2) for look in range(looks)]
+
+
 def lateral_transfer(sigma_N: Array, lines: int, looks: int) -> list[Array]:
     """Transfer functions of the beam along the rows, one a look.
 
@@ -42,9 +47,8 @@ def lateral_transfer(sigma_N: Array, lines: int, looks: int) -> list[Array]:
         ``looks`` arrays (N, L), each scaled so that white noise keeps unit variance in every row.
     """
     k_L = (fft.fftfreq(lines) * 2 * np.pi).astype(np.float32)
-    steer = np.linspace(-1, 1, looks) * 0.8 * (looks - 1) / 2 if looks > 1 else np.zeros(1)
     transfers = []
-    for angle in steer:
+    for angle in steering(looks):
         reach = sigma_N[:, None] * k_L[None, :] - np.float32(angle)
         transfer = np.exp(-0.5 * reach**2)
         transfer /= np.sqrt((transfer**2).mean(axis=1, keepdims=True))

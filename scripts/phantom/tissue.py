@@ -21,7 +21,8 @@ class Tissue:
         loss_db_NL: attenuation beyond what the compensation expects, dB per mm along the beam.
         bone_mm_NL: distance below the bone surface at right angles to it, mm (negative above, far
             negative where no bone lies).
-        bone_NL: reflectivity of the bone at this lateral position, 0 to 1.
+        bone_NL: reflectivity of the bone at this lateral position, about 0 to 2.
+        incidence_NL: angle between beam and the bone's normal, radians.
     """
 
     scatter_db_NL: Array
@@ -29,6 +30,7 @@ class Tissue:
     loss_db_NL: Array
     bone_mm_NL: Array | None = None
     bone_NL: Array | None = None
+    incidence_NL: Array | None = None
 
 
 class Anatomy(Protocol):

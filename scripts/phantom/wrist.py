@@ -26,6 +26,11 @@ def _column(x: Array) -> npt.NDArray[np.int32]:
     return np.clip(index, 0, len(_X) - 1)
 
 
+def _step(distance: Array, width: float) -> Array:
+    """0 to 1 over a few widths."""
+    return np.asarray(1 / (1 + np.exp(np.clip(-distance / width, -30, 30))), dtype=np.float32)
+
+
 def _bell(distance: Array) -> Array:
     return np.asarray(np.exp(-0.5 * distance**2), dtype=np.float32)
 
@@ -106,12 +111,12 @@ class Wrist:
         far = near + self._epiphysis
         half = self._epiphysis / 2
         inside = np.clip((u - near - half) / half, -1, 1)
-        dome = base + 0.5 + 0.55 * half * (1 - np.sqrt(np.maximum(1 - inside**2, 0)))
+        dome = base + 0.5 + 0.4 * half * (1 - np.sqrt(np.maximum(1 - (0.95 * inside) ** 2, 0)))
         dome = dome + 0.12 * self._waves["rough"](_X, y)
         start = far + 3.0
         reach = self._carpal / 2
         round_ = np.clip((u - start - reach) / reach, -1, 1)
-        carpal = base + 2.6 + 0.8 * reach * (1 - np.sqrt(np.maximum(1 - round_**2, 0)))
+        carpal = base + 2.6 + 0.6 * reach * (1 - np.sqrt(np.maximum(1 - (0.93 * round_) ** 2, 0)))
         depth = np.where(u <= near / 2, shaft, np.where(u <= far + 1.5, dome, carpal))
         present = (u <= 0) | ((u >= near) & (u <= far))
         present |= (u >= start) & (u <= start + self._carpal)
@@ -138,8 +143,8 @@ class Wrist:
         fibre = self._fibre(x_NL, along, y_mm)
         cloud = self._cloud(x_NL, z_NL, y_mm)
         septum = self._septum(x_NL, z_NL - 0.7 * muscle, y_mm)
-        tendon_db = 2 + 4.5 * fibre
-        muscle_db = -2.5 + 2.2 * fibre + 7 * np.maximum(streak - 0.9, 0)
+        tendon_db = 2 + 6 * fibre
+        muscle_db = -4 + 2.5 * fibre + 8 * np.maximum(streak - 0.8, 0)
         upper, lower = (muscle_db, tendon_db) if self._volar else (tendon_db, muscle_db)
         db = np.where(z_NL < middle, upper, lower)
         db = np.where(z_NL < muscle, -6 + 2.5 * lobule, db)
@@ -148,19 +153,22 @@ class Wrist:
         # Cartilage of the plate, around the young epiphysis and over the carpal bone.
         u = (x_NL - np.float32(self._plate_at)) * np.float32(self._flip)
         thick = np.float32(0.5 + 0.09 * (17 - self._age))
-        over = (u > -1.0) & (z_NL > bone - thick)
-        db = np.where(over, -13 + 1.5 * cloud + lobule, db)
+        over = _step(u + 1.0, 0.5) * _step(z_NL - bone + thick, 0.12)
+        db = db + over * (-12 + 1.5 * cloud + lobule - db)
+        # Sound that slips between the bones is soon lost in dense cartilage.
+        loss = 0.9 * (z_NL > bone + 1.0)
         if self._fracture != "none":
             spot = ((u - self._fracture_at) / 4.0) ** 2 + ((z_NL - bone + 0.4) / 1.5) ** 2
             db = db - 9 * np.exp(-(spot**2)) * float(np.exp(-0.5 * ((y_mm - 1) / 6) ** 2))
         mirror = self._mirrors(column, z_NL, z_skin, z_fat, z_muscle, z_middle, y_mm)
         ridge = np.exp(-((septum / 0.10) ** 2)) * np.clip(cloud + 0.3, 0, 1.6)
         mirror += 2.2 * ridge * ((z_NL > fat) & (z_NL < muscle))
-        below, shine = self._surface(column, z_NL, tilt_NL, depth, present, y_mm)
+        below, shine, incidence = self._surface(column, z_NL, tilt_NL, depth, present, y_mm)
         single = np.float32
         return Tissue(
             scatter_db_NL=np.asarray(db, single), mirror_NL=np.asarray(mirror, single),
-            loss_db_NL=np.zeros((1, 1), single), bone_mm_NL=below, bone_NL=shine)  # fmt: skip
+            loss_db_NL=np.asarray(loss, single), bone_mm_NL=below, bone_NL=shine,
+            incidence_NL=incidence)  # fmt: skip
 
     def _mirrors(
         self, column: npt.NDArray[np.int32], z_NL: Array, z_skin: Array, z_fat: Array,
@@ -183,20 +191,21 @@ class Wrist:
     def _surface(
         self, column: npt.NDArray[np.int32], z_NL: Array, tilt_NL: Array, depth: Array,
         present: Array, y: float,
-    ) -> tuple[Array, Array]:  # fmt: skip
-        """Distance below the bone at right angles, and its reflectivity at each sample."""
+    ) -> tuple[Array, Array, Array]:  # fmt: skip
+        """Distance below the bone at right angles, its reflectivity, the beam's incidence."""
         waves = self._waves
         slope = np.gradient(np.convolve(depth, np.full(21, 1 / 21), "same"), _STEP)
         slope = np.clip(slope, -3, 3).astype(np.float32)
         length = np.sqrt(1 + slope**2)
         drop = 1 / (1 + np.exp(-(waves["drop"](_X, y) - 1.1) / 0.18))
-        shine = np.exp((2.6 * waves["shine"](_X, y) + 1.8 * waves["patch"](_X, y)) * 0.115)
-        shine = shine * (1 - 0.8 * drop) * present
+        shine = np.exp((5.5 * waves["shine"](_X, y) + 4.0 * waves["patch"](_X, y)) * 0.115)
+        shine = shine * (1 - 0.9 * drop) * present
         below = (z_NL - depth[column]) / length[column]
         below = np.where(present[column] > 0.5, below, np.float32(-99)).astype(np.float32)
         # Incidence between beam and surface; the beam leaves the vertical by its tilt.
         incidence = np.arctan(slope)[column] + tilt_NL
-        return below, np.asarray(shine[column] * _facing(incidence), np.float32)
+        single = np.float32
+        return below, np.asarray(shine[column], single), np.asarray(incidence, single)
 
     def mask(self, x_SS: Array, z_SS: Array, y_mm: float) -> npt.NDArray[np.bool_]:
         """See `tissue.Anatomy`: the band from the surface to `BAND_MM` below it."""
@@ -206,8 +215,3 @@ class Wrist:
         column = _column(x_SS)
         below = (z_SS - depth[column]) / length[column]
         return np.asarray((below > -0.25) & (below < BAND_MM) & (present[column] > 0.5))
-
-
-def _facing(incidence: Array) -> Array:
-    """Share of a bone echo left at an incidence (radians); the probe's own width comes later."""
-    return np.asarray(0.06 + 0.94 * np.exp(-((incidence / 0.33) ** 2)), dtype=np.float32)

@@ -49,8 +49,11 @@ def lateral_transfer(sigma_N: Array, lines: int, looks: int) -> list[Array]:
     k_L = (fft.fftfreq(lines) * 2 * np.pi).astype(np.float32)
     transfers = []
     for angle in steering(looks):
-        reach = sigma_N[:, None] * k_L[None, :] - np.float32(angle)
-        transfer = np.exp(-0.5 * reach**2)
+        transfer = np.zeros((len(sigma_N), lines), np.float32)
+        # A beam hardly wider than the pitch reaches beyond the highest frequency and folds back.
+        for fold in (-2 * np.pi, 0.0, 2 * np.pi):
+            reach = sigma_N[:, None] * (k_L[None, :] + np.float32(fold)) - np.float32(angle)
+            transfer += np.exp(-0.5 * reach**2)
         transfer /= np.sqrt((transfer**2).mean(axis=1, keepdims=True))
         transfers.append(np.asarray(transfer, dtype=np.float32))
     return transfers

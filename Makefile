@@ -1,0 +1,31 @@
+# install, demo, test: what each needs is made first. Nothing is installed outside .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+# One thread an operation: two under load burn three times the CPU.
+export OMP_NUM_THREADS := 1
+
+.PHONY: install demo test test-slow clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/sonofed simulate configs/demo.toml --resume
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+test-slow: install
+	$(BIN)/pytest -m slow
+
+clean:
+	rm -rf .venv runs

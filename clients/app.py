@@ -55,7 +55,9 @@ log = logging.getLogger("sonofed.site")
 app = ClientApp()
 
 
-def register(category: Callable[[str], Callable[[object], object]], stage: str, run: object) -> None:
+def register(
+    category: Callable[[str], Callable[[object], object]], stage: str, run: object
+) -> None:
     """Put one handler into the app under the stage's name."""
 
     def handler(message: Message, context: Context) -> Message:

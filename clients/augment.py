@@ -16,12 +16,8 @@ def _uniform(count: int, low: float, high: float, generator: Generator) -> Tenso
 
 
 def _warp(images_BCHW: Tensor, theta_B23: Tensor, mode: str) -> Tensor:
-    grid = F.affine_grid(
-        theta_B23.to(images_BCHW), list(images_BCHW.shape), align_corners=False
-    )
-    return F.grid_sample(
-        images_BCHW, grid, mode=mode, padding_mode="zeros", align_corners=False
-    )
+    grid = F.affine_grid(theta_B23.to(images_BCHW), list(images_BCHW.shape), align_corners=False)
+    return F.grid_sample(images_BCHW, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
 def _contrast(images_BCHW: Tensor, brightness_B: Tensor, contrast_B: Tensor) -> Tensor:

@@ -23,13 +23,13 @@ def open_site(site: SiteSettings, study: Study) -> SiteData:
 
 
 @lru_cache(maxsize=64)
-def _open(
-    site: SiteSettings, side: int, classes: tuple[str, ...], split: SplitConfig
-) -> SiteData:
+def _open(site: SiteSettings, side: int, classes: tuple[str, ...], split: SplitConfig) -> SiteData:
     return SiteData.open(site, side=side, classes=classes, split=split)
 
 
-def check_batches(data: SiteData, site: SiteSettings, study: Study, trainings: list[Training]) -> None:
+def check_batches(
+    data: SiteData, site: SiteSettings, study: Study, trainings: list[Training]
+) -> None:
     """A site must fill at least one batch of every training it takes part in.
 
     Raises:

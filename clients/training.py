@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -101,6 +102,7 @@ def run_epochs(
     progress = Progress()
     for epoch in range(settings.epochs):
         network.train()
+        began = time.monotonic()
         seed = seed_of(study.seed, request.target, request.site.name, request.round, epoch)
         losses = []
         for index, chosen in enumerate(batches(rows, batch, np.random.default_rng(seed))):
@@ -113,7 +115,7 @@ def run_epochs(
             if after_step is not None:
                 after_step()
         progress.epoch_losses.append(float(np.mean(losses)))
-        write_epoch(request, epoch, progress.epoch_losses[-1])
+        write_epoch(request, epoch, progress.epoch_losses[-1], time.monotonic() - began)
         if after_epoch is not None:
             after_epoch(epoch, progress.epoch_losses[-1])
     return progress
@@ -180,7 +182,7 @@ def draws(request: Request, purpose: str) -> torch.Generator:
     )
 
 
-def write_epoch(request: Request, epoch: int, loss: float) -> None:
+def write_epoch(request: Request, epoch: int, loss: float, seconds: float) -> None:
     """Append one line to the site's own `epochs.jsonl` (it stays at the site)."""
     line = {
         "training": request.target,
@@ -188,6 +190,7 @@ def write_epoch(request: Request, epoch: int, loss: float) -> None:
         "round": request.round,
         "epoch": epoch + 1,
         "loss": loss,
+        "seconds": round(seconds, 3),
     }
     append_line(request.site.folder / "epochs.jsonl", line)
 

@@ -100,6 +100,37 @@ class EvaluateEvent(Line):
     time: float | str
 
 
+class RefusedEvent(Line):
+    """A site's answer that does not count; the reason is the server's, never the site's words."""
+
+    event: Literal["refused"]
+    training: str
+    round: int = Field(ge=1)
+    site: str
+    reason: str
+    time: float | str
+
+
+class AssembleEvent(Line):
+    """The ensemble was written."""
+
+    event: Literal["assemble"]
+    arm: str
+    members: list[str]
+    time: float | str
+
+
+class PredictEvent(Line):
+    """A site has a member's weights and has predicted with them."""
+
+    event: Literal["predict"]
+    member: str
+    site: str
+    bytes_down: int = Field(ge=0)
+    seconds: float
+    time: float | str
+
+
 class EndEvent(Line):
     """The last line."""
 
@@ -109,9 +140,29 @@ class EndEvent(Line):
     time: float | str
 
 
-Event = StudyEvent | EnrolEvent | ReplyEvent | RoundEvent | EvaluateEvent | EndEvent
+Event = (
+    StudyEvent
+    | EnrolEvent
+    | ReplyEvent
+    | RefusedEvent
+    | RoundEvent
+    | AssembleEvent
+    | PredictEvent
+    | EvaluateEvent
+    | EndEvent
+)
 
-EVENTS = (StudyEvent, EnrolEvent, ReplyEvent, RoundEvent, EvaluateEvent, EndEvent)
+EVENTS = (
+    StudyEvent,
+    EnrolEvent,
+    ReplyEvent,
+    RefusedEvent,
+    RoundEvent,
+    AssembleEvent,
+    PredictEvent,
+    EvaluateEvent,
+    EndEvent,
+)
 
 
 class EpochLine(Line):

@@ -130,9 +130,7 @@ def average(teachers: nn.Module, students: nn.Module, decay: float) -> None:
             teacher.copy_(student)
 
 
-def image_batches(
-    data: SiteData, rows: NDArray[np.int64], compute: Compute
-) -> Iterator[Tensor]:
+def image_batches(data: SiteData, rows: NDArray[np.int64], compute: Compute) -> Iterator[Tensor]:
     """All rows in order, in batches (B, 1, H, W) on the device."""
     for start in range(0, len(rows), compute.batch):
         yield to_unit(data.images(rows[start : start + compute.batch]), compute.device)

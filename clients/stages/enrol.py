@@ -19,6 +19,7 @@ def run(request: Request) -> Result:
     pool = np.concatenate([split.train, split.val])
     return Result(
         {
+            "site": list(request.study.sites).index(request.site.name),
             "images": len(data.rows),
             "patients": len(np.unique(data.clusters)),
             "videos": len(set(data.videos[data.videos >= 0].tolist())),

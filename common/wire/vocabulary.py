@@ -46,6 +46,7 @@ LOSS = MetricSpec("number", -UNBOUNDED, UNBOUNDED)
 SHARE = MetricSpec("number", 0.0, 1.0)
 
 ENROL: Mapping[str, MetricSpec] = {
+    "site": COUNT,
     "images": COUNT,
     "patients": COUNT,
     "videos": COUNT,
@@ -57,7 +58,7 @@ ENROL: Mapping[str, MetricSpec] = {
     "masks": COUNT,
     "unit": MetricSpec("count", 0, 2),
 }
-"""A site's size. `unit` is the index into `UNITS`."""
+"""Who a node is and how large: `site` is the index into the study's sites, `unit` into `UNITS`."""
 
 UNITS = ("patient", "group", "image")
 """What a split and an interval treat as independent, best first."""
@@ -146,7 +147,9 @@ def _evaluation(study: Study, plan: Plan) -> Iterator[tuple[str, MetricSpec]]:
     for other in plan.arms:
         for metric in REFERENCE:
             limit = diagonal_px if metric == "hd95" else 1.0
-            stem = f"{first}~{other}.{metric}"
-            yield f"{stem}.difference", MetricSpec("number", -limit, limit)
-            yield f"{stem}.p", SHARE
-            yield f"{stem}.n", COUNT
+            for suffix in suffixes:
+                stem = f"{first}~{other}.{metric}{suffix}"
+                yield f"{stem}.difference", MetricSpec("number", -limit, limit)
+                yield f"{stem}.p", SHARE
+                yield f"{stem}.z", MetricSpec("number", -100.0, 100.0)
+                yield f"{stem}.n", COUNT

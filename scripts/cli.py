@@ -1,0 +1,42 @@
+"""The `sonofed` command: one file a command, put together here."""
+
+import common.environment  # noqa: F401, I001 - before anything that might look outside
+
+import sys
+
+import typer
+from rich.console import Console
+
+from common.errors import InputError
+from scripts import data, simulate
+from scripts.phantom.command import phantom
+
+app = typer.Typer(
+    name="sonofed",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Hospitals train ultrasound AI together; weights travel, images never do.",
+    rich_markup_mode="markdown",
+)
+app.command("simulate")(simulate.simulate)
+app.command("phantom")(phantom)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Run the command; what a person caused is said in plain words, with exit code 2."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        app()
+    except InputError as error:
+        for problem in error.problems:
+            errors.print(f"error: {problem}", style="red", markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("stopped; --resume goes on from the last finished round")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

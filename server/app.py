@@ -1,0 +1,160 @@
+"""The ServerApp: Flower's grid as the exchange that the stages ask."""
+
+import common.environment  # noqa: F401, I001 - before Flower
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from common.config.study import Study
+from common.plan import make_plan
+from common.wire.payload import PayloadError, check_metrics, payload_bytes
+from common.wire.records import (
+    ERRORS,
+    METRICS,
+    WEIGHTS,
+    Instruction,
+    check_records,
+    pack,
+    unpack_weights,
+)
+from server.checkpoint import RunFolder
+from server.context import ServerContext
+from server.exchange import Question, Refusal, Reply
+from server.study import run_study
+from server.tracking import Both, JsonLines, TensorBoard
+
+log = logging.getLogger("sonofed.server")
+app = ServerApp()
+
+POLL_S = 0.2
+
+
+class GridExchange:
+    """Asks sites through a Flower grid, at most `window` at a time, in the study's order.
+
+    Replies are taken one by one: with the window at the number of sites that work at the same
+    time, memory does not grow with the number of sites.
+
+    Args:
+        grid: Flower's.
+        study: For the canonical JSON, the deadline and the wire's dtype.
+        window: Messages under way at the same time.
+    """
+
+    def __init__(self, grid: Grid, study: Study, window: int) -> None:
+        self.grid = grid
+        self.study = study
+        self.window = max(1, window)
+        self.nodes: dict[str, int] = {}
+        self.crossing = study.for_sites().canonical()
+
+    def enrol(self, question: Question) -> Iterator[Reply | Refusal]:
+        """Wait until as many nodes are there as the study has sites, and ask each who it is."""
+        names = list(self.study.sites)
+        nodes = self._wait_for_nodes(len(names))
+        for place, node in enumerate(nodes):
+            label = f"node {place + 1} of {len(nodes)}"
+            answer = next(self._ask(question, {label: node}))
+            if isinstance(answer, Refusal):
+                yield answer
+                continue
+            index = int(answer.metrics["site"])
+            name = names[index] if index < len(names) else ""
+            if not name or name in self.nodes:
+                yield Refusal(
+                    label, f"says it is site {index} of the study, which is taken or none"
+                )
+                continue
+            self.nodes[name] = node
+            yield Reply(name, {}, answer.metrics, 0, 0, answer.seconds)
+
+    def ask(self, question: Question, sites: Sequence[str]) -> Iterator[Reply | Refusal]:
+        """Ask the sites; answers come in the order of `sites`."""
+        return self._ask(question, {site: self.nodes[site] for site in sites})
+
+    def _ask(self, question: Question, nodes: dict[str, int]) -> Iterator[Reply | Refusal]:
+        instruction = Instruction(
+            self.crossing, question.stage, question.training, question.round, self.study.seed
+        )
+        content = pack(
+            instruction=instruction,
+            weights=question.weights,
+            specs=question.down,
+            wire_dtype=self.study.wire.dtype,
+        )
+        down = payload_bytes(question.down, self.study.wire.dtype) if question.weights else 0
+        waiting = deque(nodes.items())
+        asked: deque[tuple[str, str, float]] = deque()
+        while waiting or asked:
+            while waiting and len(asked) < self.window:
+                site, node = waiting.popleft()
+                asked.append((site, self._push(question, content, node), time.monotonic()))
+            site, message_id, since = asked.popleft()
+            message = self._pull(message_id, since)
+            yield self._read(question, site, message, down, time.monotonic() - since)
+            del message
+
+    def _push(self, question: Question, content: RecordDict, node: int) -> str:
+        message = self.grid.create_message(
+            content,
+            f"{question.category}.{question.stage}",
+            node,
+            f"{question.training or question.stage}/{question.round}",
+            self.study.federation.deadline_s,
+        )
+        (message_id,) = self.grid.push_messages([message])
+        return message_id
+
+    def _pull(self, message_id: str, since: float) -> Message | None:
+        while True:
+            for message in self.grid.pull_messages([message_id]):
+                return message
+            if time.monotonic() - since > self.study.federation.deadline_s:
+                return None
+            time.sleep(POLL_S)
+
+    def _read(
+        self, question: Question, site: str, message: Message | None, down: int, seconds: float
+    ) -> Reply | Refusal:
+        """Check a reply; of a site's error only the code is looked at, never its words."""
+        if message is None:
+            return Refusal(site, "no reply before the deadline", down)
+        if message.has_error():
+            code = message.error.code
+            return Refusal(site, f"{ERRORS.get(code, 'it did not answer')} (code {code})", down)
+        try:
+            content = message.content
+            check_records(content, (WEIGHTS, METRICS))
+            weights = unpack_weights(content, question.up, self.study.wire.dtype)
+            received = content.metric_records.get(METRICS, {})
+            metrics = check_metrics(dict(received), question.metrics, complete=question.complete)
+        except PayloadError as error:
+            return Refusal(site, f"refused here: {error}", down)
+        up = payload_bytes(question.up, self.study.wire.dtype)
+        return Reply(site, weights, metrics, down, up, seconds)
+
+    def _wait_for_nodes(self, count: int) -> list[int]:
+        since = time.monotonic()
+        while True:
+            nodes = sorted(self.grid.get_node_ids())
+            if len(nodes) >= count:
+                return nodes
+            if time.monotonic() - since > self.study.federation.deadline_s:
+                return nodes
+            time.sleep(POLL_S)
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the study whose folder the run config names."""
+    folder = Path(str(context.run_config["run"]))
+    study = Study.model_validate_json((folder / "study.json").read_text(encoding="utf-8"))
+    tracker = Both(JsonLines(folder / "metrics.jsonl"), TensorBoard(folder / "tensorboard"))
+    exchange = GridExchange(grid, study, study.compute.jobs)
+    run_study(ServerContext(study, make_plan(study), RunFolder(folder), exchange, tracker))

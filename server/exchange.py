@@ -1,0 +1,68 @@
+"""What the stages need of the engine: ask sites, get their replies one at a time."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from common.models.branches import State
+from common.wire.vocabulary import MetricSpec, TensorSpec
+
+Category = Literal["train", "evaluate", "query"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request to several sites.
+
+    Attributes:
+        category: Flower's category of message.
+        stage: The stage.
+        training: Key of the training or member that is meant, or empty.
+        round: From 1.
+        weights: What goes down, or None.
+        down: The vocabulary of what goes down.
+        up: The vocabulary of what may come back.
+        metrics: The scalars that may come back.
+        complete: Whether all of them must.
+    """
+
+    category: Category
+    stage: str
+    training: str = ""
+    round: int = 1
+    weights: State | None = None
+    down: Sequence[TensorSpec] = ()
+    up: Sequence[TensorSpec] = ()
+    metrics: Mapping[str, MetricSpec] = field(default_factory=dict)
+    complete: bool = True
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A site's answer, checked against the vocabulary."""
+
+    site: str
+    weights: State
+    metrics: Mapping[str, float | int]
+    bytes_down: int
+    bytes_up: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A site gave no answer that counts, and why."""
+
+    site: str
+    reason: str
+    bytes_down: int = 0
+
+
+class Exchange(Protocol):
+    """An engine, seen from the stages."""
+
+    def enrol(self, question: Question) -> Iterator[Reply | Refusal]:
+        """Ask every node who it is; afterwards sites can be asked by name."""
+
+    def ask(self, question: Question, sites: Sequence[str]) -> Iterator[Reply | Refusal]:
+        """Ask the sites, and give their answers in the order of `sites`, one at a time."""

@@ -1,0 +1,42 @@
+"""assemble: the members and the infusion head, as files with digests, in `RUN/ensemble/`."""
+
+from common.plan import split_member
+from common.wire.payload import digest_of
+from server.checkpoint import write_json, write_tensors
+from server.context import ServerContext
+from server.stages.evaluate import member_weights
+
+
+def run(context: ServerContext) -> None:
+    """Write the leading arm: one safetensors a member, and `config.json` that joins them.
+
+    The leading arm is the first ensemble of the study, or its first arm where it has none.
+    """
+    plan, study = context.plan, context.study
+    folder = context.run.folder / "ensemble"
+    name = next((arm for arm in plan.arms if arm.startswith("ensemble")), next(iter(plan.arms)))
+    arm = plan.arms[name]
+    members: dict[str, dict[str, object]] = {}
+    for member in dict.fromkeys(m for of_site in arm.members.values() for m in of_site):
+        weights = member_weights(context, member)
+        file = f"{member.replace('/', '.').replace('#', '-')}.safetensors"
+        write_tensors(folder / file, weights)
+        key, _ = split_member(member)
+        members[member] = {
+            "file": file,
+            "sha256": digest_of(weights),
+            "stage": plan.trainings[key].stage,
+        }
+    config = {
+        "study": study.name,
+        "digest": study.digest,
+        "arm": name,
+        "members": members,
+        "sites": {site: list(of_site) for site, of_site in arm.members.items()},
+        "infusion": arm.infusion.model_dump(mode="json"),
+        "model": study.model.model_copy(update={"weights": ""}).model_dump(mode="json"),
+        "classes": list(study.classes),
+        "synthetic": study.phantom is not None,
+    }
+    write_json(folder / "config.json", config)
+    context.tracker.emit("assemble", arm=name, members=list(members))

@@ -1,0 +1,79 @@
+"""evaluate: every member goes to the sites that fuse it; means and tests come back."""
+
+from typing import Any
+
+from common.models.branches import State, member_of
+from common.plan import split_member
+from common.wire.vocabulary import evaluation_metrics, member_tensors
+from server.context import ServerContext, StudyStopped
+from server.exchange import Question, Refusal
+
+
+def run(context: ServerContext) -> dict[str, dict[str, float | int]]:
+    """Have every site predict with its members, then score all arms.
+
+    What has been predicted or scored before a kill is not asked again.
+
+    Returns:
+        Each site's flat metrics.
+
+    Raises:
+        StudyStopped: If a site refuses, naming it and why.
+    """
+    done: dict[str, Any] = context.run.read_state("evaluate") or {
+        "predicted": {},
+        "scored": {},
+        "traffic": {},
+    }
+    _predict(context, done)
+    _score(context, done)
+    scored: dict[str, dict[str, float | int]] = done["scored"]
+    return scored
+
+
+def member_weights(context: ServerContext, member: str) -> State:
+    """A member's segmentation network, out of its training's result."""
+    key, index = split_member(member)
+    result = context.result(key)
+    return member_of(result, index) if context.plan.trainings[key].stage == "adapt" else result
+
+
+def _predict(context: ServerContext, done: dict[str, Any]) -> None:
+    for member, sites in context.plan.predictors.items():
+        left = [site for site in sites if site not in done["predicted"].get(member, [])]
+        if not left:
+            continue
+        question = Question(
+            "evaluate",
+            "evaluate",
+            member,
+            weights=member_weights(context, member),
+            down=member_tensors(context.study, context.plan, member),
+        )
+        for answer in context.exchange.ask(question, left):
+            if isinstance(answer, Refusal):
+                raise StudyStopped(f"evaluate, {member}: {answer.site}: {answer.reason}")
+            done["predicted"].setdefault(member, []).append(answer.site)
+            at = done["traffic"].setdefault(answer.site, {"down": 0, "up": 0})
+            at["down"] += answer.bytes_down
+            context.run.write_state("evaluate", done)
+            context.tracker.emit(
+                "predict", member=member, site=answer.site, bytes_down=answer.bytes_down,
+                seconds=round(answer.seconds, 3),
+            )  # fmt: skip
+
+
+def _score(context: ServerContext, done: dict[str, Any]) -> None:
+    left = [site for site in context.study.sites if site not in done["scored"]]
+    question = Question(
+        "evaluate",
+        "evaluate",
+        metrics=evaluation_metrics(context.study, context.plan),
+        complete=False,
+    )
+    for answer in context.exchange.ask(question, left):
+        if isinstance(answer, Refusal):
+            raise StudyStopped(f"evaluate: {answer.site}: {answer.reason}")
+        done["scored"][answer.site] = dict(answer.metrics)
+        context.run.write_state("evaluate", done)
+        context.tracker.emit("evaluate", site=answer.site, metrics=dict(answer.metrics))

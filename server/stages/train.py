@@ -1,0 +1,247 @@
+"""The rounds of a training: weights out, replies in one at a time, aggregate, checkpoint."""
+
+import math
+import time
+from collections.abc import Sequence
+
+from common.config.stages import Adapt
+from common.models.branches import State
+from common.plan import Training
+from common.wire.payload import digest_of
+from common.wire.vocabulary import training_metrics, training_tensors, validation_metrics
+from server.aggregation import make_rule
+from server.checkpoint import Checkpoint, Record
+from server.context import ServerContext, StudyStopped
+from server.exchange import Question, Refusal, Reply
+from server.stages.start import starting_weights
+
+COUNTERS = ("pairs_masked", "pairs_total", "anchors_without_negatives")
+
+
+def run(context: ServerContext, training: Training) -> None:
+    """Run what is left of a training.
+
+    Raises:
+        StudyStopped: If a round has no quorum, naming each site and why.
+    """
+    checkpoint = context.run.checkpoint(training.key)
+    record = checkpoint.load(training.key)
+    if record.finished:
+        return
+    weights = (
+        checkpoint.weights(record, record.round)
+        if record.round
+        else starting_weights(context, training)
+    )
+    rule_state = checkpoint.rule_state(record)
+    if isinstance(training.settings, Adapt) and not record.val_losses:
+        # What it starts from is kept too: it is the result if the first round goes astray.
+        record.val_losses.append(_validate(context, training, weights, 1, record))
+        checkpoint.save(record, weights, rule_state)
+    for round_ in range(record.round + 1, training.settings.rounds + 1):
+        weights, rule_state = _round(
+            context, training, checkpoint, record, round_, weights, rule_state
+        )
+        if record.note:
+            break
+    record.finished = True
+    record.digest = digest_of(checkpoint.result(record))
+    checkpoint.finish(record)
+
+
+def _round(
+    context: ServerContext,
+    training: Training,
+    checkpoint: Checkpoint,
+    record: Record,
+    round_: int,
+    weights: State,
+    rule_state: State,
+) -> tuple[State, State]:
+    started = time.monotonic()
+    specs = training_tensors(context.study, training)
+    question = Question(
+        "train",
+        training.stage,
+        training.key,
+        round_,
+        weights,
+        specs,
+        specs,
+        training_metrics(training),
+    )
+    rule = make_rule(context.study.federation, weights, rule_state)
+    replies: list[Reply] = []
+    refused: dict[str, str] = {}
+    for answer in context.exchange.ask(question, training.participants):
+        record.count(answer.site, answer.bytes_down, getattr(answer, "bytes_up", 0))
+        if isinstance(answer, Refusal):
+            refused[answer.site] = answer.reason
+            context.tracker.emit(
+                "refused", training=training.key, round=round_, site=answer.site,
+                reason=answer.reason,
+            )  # fmt: skip
+            continue
+        rule.add(answer.weights, weight_of(context, answer))
+        replies.append(_without_weights(answer))
+        _tell(context, training, round_, answer)
+    check_quorum(context, training, round_, replies, refused)
+    weights = rule.result()
+    loss = _mean(context, replies, "loss")
+    record.metrics = {"loss": loss}
+    for name in COUNTERS:
+        if name in replies[0].metrics:
+            record.totals[name] = record.totals.get(name, 0) + sum(
+                int(reply.metrics[name]) for reply in replies
+            )
+    val_loss = _judge(context, training, record, round_, weights, replies)
+    keep = not record.note
+    record.round = round_
+    if keep:
+        record.best_round = _best_round(training, record, round_)
+    checkpoint.save(record, weights, rule.state)
+    context.tracker.emit(
+        "round",
+        training=training.key,
+        stage=training.stage,
+        round=round_,
+        rounds=training.settings.rounds,
+        loss=loss,
+        val_loss=val_loss,
+        sites=[reply.site for reply in replies],
+        refused=refused,
+        seconds=round(time.monotonic() - started, 3),
+    )
+    return weights, rule.state
+
+
+def weight_of(context: ServerContext, reply: Reply) -> float:
+    """A reply's weight in the mean: its images, its patients, or 1."""
+    match context.study.federation.weighting:
+        case "images":
+            return float(reply.metrics["examples"])
+        case "patients":
+            return float(reply.metrics["patients"])
+        case "equal":
+            return 1.0
+
+
+def check_quorum(
+    context: ServerContext,
+    training: Training,
+    round_: int,
+    replies: Sequence[Reply],
+    refused: dict[str, str],
+) -> None:
+    """Enough replies to go on?
+
+    Raises:
+        StudyStopped: Naming each site that is missing and why.
+    """
+    needed = math.ceil(context.study.federation.quorum * len(training.participants))
+    if len(replies) < max(1, needed):
+        reasons = "; ".join(f"{site}: {reason}" for site, reason in refused.items())
+        raise StudyStopped(
+            f"{training.key}, round {round_}: {len(replies)} of {len(training.participants)} "
+            f"sites replied, {needed} are needed ({reasons})"
+        )
+
+
+def _judge(
+    context: ServerContext,
+    training: Training,
+    record: Record,
+    round_: int,
+    weights: State,
+    replies: Sequence[Reply],
+) -> float | None:
+    """Source-validation DiceBCE of the round's weights, and whether adapt has to stop."""
+    if isinstance(training.settings, Adapt):
+        loss = _validate(context, training, weights, round_, record)
+        start = record.val_losses[0]
+        record.val_losses.append(loss)
+        if loss > start + training.settings.bound:
+            record.note = (
+                f"adapt stopped after round {round_}: source-validation DiceBCE rose from "
+                f"{start:.4f} to {loss:.4f}, more than the bound of {training.settings.bound:g}"
+            )
+        return loss
+    if "val_loss" not in replies[0].metrics:
+        return None
+    # One site's reply passes the mean unchanged, so what it measured holds for the round.
+    loss = (
+        float(replies[0].metrics["val_loss"])
+        if len(replies) == 1 and context.study.federation.aggregation in ("mean", "fedprox")
+        else _validate(context, training, weights, round_, record)
+    )
+    record.val_losses.append(loss)
+    return loss
+
+
+def _validate(
+    context: ServerContext, training: Training, weights: State, round_: int, record: Record
+) -> float:
+    """Ask the labelled sites what the weights are worth, weighted by their validation images."""
+    sites = context.study.sources if training.stage == "adapt" else training.participants
+    specs = training_tensors(context.study, training)
+    question = Question(
+        "evaluate",
+        training.stage,
+        training.key,
+        round_,
+        weights,
+        specs,
+        metrics=validation_metrics(),
+    )
+    replies = []
+    refused = {}
+    for answer in context.exchange.ask(question, sites):
+        record.count(answer.site, answer.bytes_down, getattr(answer, "bytes_up", 0))
+        if isinstance(answer, Refusal):
+            refused[answer.site] = answer.reason
+        else:
+            replies.append(answer)
+    if not replies:
+        reasons = "; ".join(f"{site}: {reason}" for site, reason in refused.items())
+        raise StudyStopped(f"{training.key}, validation of round {round_}: {reasons}")
+    images = sum(int(reply.metrics["val_images"]) for reply in replies)
+    total = sum(
+        float(reply.metrics["val_loss"]) * int(reply.metrics["val_images"]) for reply in replies
+    )
+    return total / images
+
+
+def _best_round(training: Training, record: Record, round_: int) -> int:
+    """The round whose weights are handed on: the last, or where labels judge, the best."""
+    if not record.val_losses or training.stage == "adapt":
+        return round_
+    return 1 + min(range(len(record.val_losses)), key=lambda i: record.val_losses[i])
+
+
+def _mean(context: ServerContext, replies: Sequence[Reply], name: str) -> float:
+    weights = [weight_of(context, reply) for reply in replies]
+    total = sum(w * float(r.metrics[name]) for w, r in zip(weights, replies, strict=True))
+    return total / sum(weights)
+
+
+def _without_weights(reply: Reply) -> Reply:
+    return Reply(
+        reply.site, {}, reply.metrics, reply.bytes_down, reply.bytes_up, reply.seconds
+    )
+
+
+def _tell(context: ServerContext, training: Training, round_: int, reply: Reply) -> None:
+    context.tracker.emit(
+        "reply",
+        training=training.key,
+        stage=training.stage,
+        round=round_,
+        rounds=training.settings.rounds,
+        site=reply.site,
+        loss=float(reply.metrics["loss"]),
+        examples=int(reply.metrics["examples"]),
+        bytes_down=reply.bytes_down,
+        bytes_up=reply.bytes_up,
+        seconds=round(reply.seconds, 3),
+        metrics=dict(reply.metrics),
+    )

@@ -1,0 +1,137 @@
+"""A study from the first round to the report, resumable after any round."""
+
+import platform
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from common.config.study import Study
+from common.plan import Plan
+from server.checkpoint import Traffic
+from server.context import ServerContext
+from server.report import write_report
+from server.results import build_results, write
+from server.stages import assemble, enrol, evaluate, train
+
+
+def run_study(context: ServerContext) -> None:
+    """Run what is left of a study and write `results.json` and `report.html`.
+
+    Raises:
+        StudyStopped: If it cannot go on; what was done stays, and resuming goes on from there.
+    """
+    started = time.monotonic()
+    context.tracker.emit("study", **describe(context.study, context.plan))
+    status = "failed"
+    try:
+        enrol.run(context)
+        for training in context.plan.trainings.values():
+            train.run(context, training)
+        assemble.run(context)
+        scored = evaluate.run(context)
+        write(_results(context, scored), context.run.folder / "results.json")
+        status = "finished"
+    finally:
+        seconds = round(time.monotonic() - started, 1)
+        context.tracker.emit("end", status=status, seconds=seconds)
+        context.tracker.close()
+    write_report(context.run.folder)
+
+
+def describe(study: Study, plan: Plan) -> dict[str, Any]:
+    """What the first event of a run says."""
+    return {
+        "name": study.name,
+        "digest": study.digest,
+        "seed": study.seed,
+        "sites": {name: site.role for name, site in study.sites.items()},
+        "arms": list(plan.arms),
+        "trainings": [
+            {
+                "key": training.key,
+                "stage": training.stage,
+                "rounds": training.settings.rounds,
+                "epochs": training.settings.epochs,
+                "participants": list(training.participants),
+            }
+            for training in plan.trainings.values()
+        ],
+        "synthetic": study.phantom is not None,
+    }
+
+
+def _results(
+    context: ServerContext, scored: Mapping[str, Mapping[str, float | int]]
+) -> dict[str, Any]:
+    study = context.study
+    units = {site: context.run.read_state(f"enrol/{site}")["unit"] for site in study.sites}
+    return build_results(
+        study=study.name,
+        digest=study.digest,
+        seed=study.seed,
+        synthetic=study.phantom is not None,
+        machine=machine(study),
+        main=next(iter(context.plan.arms)),
+        arms=list(context.plan.arms),
+        roles={name: site.role for name, site in study.sites.items()},
+        units=units,
+        evaluations=scored,
+        traffic=_traffic(context),
+        notes=_notes(context),
+    )
+
+
+def machine(study: Study) -> dict[str, str | int | float | bool | None]:
+    """What the numbers depend on beside the study: processor, threads, libraries."""
+    return {
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": study.compute.device,
+        "precision": study.compute.precision,
+        "threads": study.compute.threads,
+    }
+
+
+def _processor() -> str:
+    """The processor's name; `platform` does not know it on Linux."""
+    return platform.processor() or torch.backends.cpu.get_cpu_capability()
+
+
+def _traffic(context: ServerContext) -> Traffic:
+    """Tensor bytes by site over all trainings and the evaluation."""
+    total: Traffic = {site: {"down": 0, "up": 0} for site in context.study.sites}
+    parts = [context.run.checkpoint(key).load(key).traffic for key in context.plan.trainings]
+    parts.append((context.run.read_state("evaluate") or {}).get("traffic", {}))
+    for part in parts:
+        for site, count in part.items():
+            for way, number in count.items():
+                total[site][way] += number
+    return total
+
+
+def _notes(context: ServerContext) -> list[str]:
+    """What a reader must know beside the numbers."""
+    notes = []
+    for key, training in context.plan.trainings.items():
+        record = context.run.checkpoint(key).load(key)
+        if record.note:
+            notes.append(f"{key}: {record.note}")
+        if training.stage != "contrastive":
+            continue
+        masked, total = record.totals["pairs_masked"], record.totals["pairs_total"]
+        if masked == 0:
+            notes.append(
+                f"{key}: 0 of {total:,} pairs masked, so this contrastive branch is plain SimCLR"
+            )
+        else:
+            notes.append(f"{key}: {masked:,} of {total:,} pairs masked ({masked / total:.1%})")
+        alone = record.totals["anchors_without_negatives"]
+        if alone:
+            notes.append(f"{key}: {alone:,} anchors had every negative masked; their loss is 0")
+    missing = [site for site in context.study.sites if context.enrolled[site]["masks"] == 0]
+    notes += [f"{site}: no reference masks; agreement and confidence instead" for site in missing]
+    return notes

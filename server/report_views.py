@@ -1,0 +1,300 @@
+"""What the report shows, computed from the events and results: no HTML here, no pixel anywhere."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from common.formats import (
+    Comparison,
+    EndEvent,
+    EnrolEvent,
+    Event,
+    ReplyEvent,
+    Results,
+    RoundEvent,
+    StudyEvent,
+    TrainingPlan,
+)
+from server.report_figures import Curve
+
+ARMS = {
+    "ensemble": "both branches, fused by the study's confidence",
+    "ensemble_entropy": "both branches, fused by entropy confidence",
+    "ensemble_margin": "both branches, fused by margin confidence",
+    "ensemble_mean": "both branches, plain mean",
+    "ensemble_adapted": "the ensemble after adaptation on the targets' unlabelled images",
+    "mim": "generative branch alone: masked-image pretraining at the targets",
+    "contrastive": "contrastive branch alone: MT-NXent pretraining at the targets",
+    "simclr": "contrastive branch with no frame masked (SimCLR)",
+    "lower": "source only, no pretraining: the lower bound",
+    "lower_plain": "source only, no augmentation",
+    "lower_adapted": "source only, after adaptation on the targets' unlabelled images",
+    "upper": "trained on the targets' own masks: the upper bound",
+    "homogeneous_mim": "two generative branches, fused",
+    "homogeneous_contrastive": "two contrastive branches of one frame gap, fused",
+    "homogeneous_mixed": "two contrastive branches of two frame gaps, fused",
+}
+
+STAGES = {
+    "enrol": "sites say how many images, patients and masks they have",
+    "mim": "masked image modelling on the targets' unlabelled images",
+    "contrastive": "contrastive pretraining on the targets' unlabelled images",
+    "finetune_mim": "the generative branch learns segmentation from the source's masks",
+    "finetune_contrastive": "the contrastive branch learns segmentation from the source's masks",
+    "lower": "the source-only model",
+    "upper": "the model that may use the targets' masks",
+    "assemble": "the branches become one ensemble, at the server",
+    "adapt": "the ensemble teaches its branches on the targets' unlabelled images",
+    "evaluate": "every arm is scored on every site's test images, at the site",
+}
+
+
+@dataclass
+class Log:
+    """The events, sorted out. A round repeated after a kill counts once, as it went last."""
+
+    study: StudyEvent | None = None
+    enrolled: dict[str, EnrolEvent] = field(default_factory=dict)
+    replies: dict[tuple[str, int, str], ReplyEvent] = field(default_factory=dict)
+    rounds: dict[tuple[str, int], RoundEvent] = field(default_factory=dict)
+    end: EndEvent | None = None
+
+
+def sort_out(events: Iterable[Event]) -> Log:
+    """The last word on everything in the events."""
+    log = Log()
+    for event in events:
+        if isinstance(event, StudyEvent):
+            log.study, log.end = event, None
+        elif isinstance(event, EnrolEvent):
+            log.enrolled[event.site] = event
+        elif isinstance(event, ReplyEvent):
+            log.replies[event.training, event.round, event.site] = event
+        elif isinstance(event, RoundEvent):
+            log.rounds[event.training, event.round] = event
+        elif isinstance(event, EndEvent):
+            log.end = event
+    return log
+
+
+def curves(log: Log, sites: Sequence[str]) -> list[Curve]:
+    """Every training that has begun, in the order of the study."""
+    found = []
+    for key in dict.fromkeys(training for training, _, _ in log.replies):
+        losses = {
+            site: sorted(
+                (reply.round, reply.loss)
+                for (training, _, of), reply in log.replies.items()
+                if training == key and of == site and reply.loss is not None
+            )
+            for site in sites
+        }
+        rounds = sorted(
+            (event for (training, _), event in log.rounds.items() if training == key),
+            key=lambda event: event.round,
+        )
+        found.append(Curve(key, {s: points for s, points in losses.items() if points}, rounds))
+    return found
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A reply that was not taken."""
+
+    training: str
+    round: int
+    site: str
+    reason: str
+
+
+def refusals(log: Log) -> list[Refusal]:
+    """All replies that were refused, in order."""
+    return [
+        Refusal(training, number, site, reason)
+        for (training, number), event in log.rounds.items()
+        for site, reason in event.refused.items()
+    ]
+
+
+@dataclass(frozen=True)
+class StageTraffic:
+    """Serialised tensor bytes of one stage.
+
+    Attributes:
+        stage: Its name.
+        sites: By site, (down, up).
+        total: Both directions, all sites.
+        seconds: Computing, summed over the sites.
+    """
+
+    stage: str
+    sites: Mapping[str, tuple[int, int]]
+    total: int
+    seconds: float
+
+
+def traffic(log: Log, results: Results | None, sites: Sequence[str]) -> list[StageTraffic]:
+    """Bytes moved per stage and site; what results.json counts beyond the rounds comes last."""
+    found = []
+    for stage in dict.fromkeys(reply.stage for reply in log.replies.values()):
+        replies = [reply for reply in log.replies.values() if reply.stage == stage]
+        of_sites = {
+            site: (
+                sum(r.bytes_down for r in replies if r.site == site),
+                sum(r.bytes_up for r in replies if r.site == site),
+            )
+            for site in sites
+        }
+        total = sum(down + up for down, up in of_sites.values())
+        found.append(StageTraffic(stage, of_sites, total, sum(r.seconds for r in replies)))
+    if results is not None:
+        beyond = {}
+        for site in sites:
+            counted = results.traffic.sites.get(site)
+            down = (counted.down if counted else 0) - sum(s.sites[site][0] for s in found)
+            up = (counted.up if counted else 0) - sum(s.sites[site][1] for s in found)
+            beyond[site] = (max(0, down), max(0, up))
+        if total := sum(down + up for down, up in beyond.values()):
+            found.append(StageTraffic("enrol, evaluate", beyond, total, 0.0))
+    return found
+
+
+@dataclass(frozen=True)
+class Column:
+    """One stage in the study's diagram.
+
+    Attributes:
+        x: Its place, px.
+        words: The stage's name, a word a line.
+        rounds: What it takes, e.g. "2 × 8 rounds"; empty for a single exchange.
+        at_server: Whether it happens at the server alone.
+        dots: (y, colour's number) of the sites that take part.
+        title: What the stage does.
+    """
+
+    x: float
+    words: Sequence[str]
+    rounds: str
+    at_server: bool
+    dots: Sequence[tuple[float, int]]
+    title: str
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One site in the study's diagram."""
+
+    y: float
+    name: str
+    role: str
+    facts: str
+    color: int
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """Who takes part in what, and the wall between."""
+
+    width: float
+    height: float
+    left: float
+    server_y: float
+    wall_y: float
+    columns: Sequence[Column]
+    lanes: Sequence[Lane]
+    alt: str
+
+
+def diagram(study: StudyEvent, log: Log) -> Diagram:
+    """Lay the study out: stages from left to right, the server above the wall, sites below."""
+    width, left, server_y, wall_y, first, pitch = 1040.0, 196.0, 78.0, 118.0, 172.0, 46.0
+    lanes = [
+        Lane(first + n * pitch, site, role, _facts(log.enrolled.get(site)), n % 8)
+        for n, (site, role) in enumerate(study.sites.items())
+    ]
+    stages = _stages(study)
+    step = (width - left - 30) / max(1, len(stages) - 1) if len(stages) > 1 else 0
+    columns = []
+    for n, (stage, trainings) in enumerate(stages.items()):
+        takers = {site for training in trainings for site in training.participants}
+        if stage in ("enrol", "evaluate"):
+            takers = set(study.sites)
+        columns.append(
+            Column(
+                x=left + n * step,
+                words=stage.split("_"),
+                rounds=_rounds(trainings),
+                at_server=not takers,
+                dots=[(lane.y, lane.color) for lane in lanes if lane.name in takers],
+                title=STAGES.get(stage, stage),
+            )
+        )
+    who = "; ".join(
+        f"{stage}: "
+        + (", ".join(dict.fromkeys(s for t in trainings for s in t.participants)) or "server")
+        for stage, trainings in stages.items()
+        if stage not in ("enrol", "evaluate")
+    )
+    return Diagram(
+        width=width,
+        height=first + (len(lanes) - 1) * pitch + 34,
+        left=left,
+        server_y=server_y,
+        wall_y=wall_y,
+        columns=columns,
+        lanes=lanes,
+        alt=(
+            f"Stages from left to right and the sites that take part. {who}. "
+            "Weights, counts and scalar metrics cross between server and sites; images, masks and "
+            "scores of single images stay at the sites."
+        ),
+    )
+
+
+def _stages(study: StudyEvent) -> dict[str, list[TrainingPlan]]:
+    """Stages in order with their trainings; those that are a single exchange have none."""
+    stages: dict[str, list[TrainingPlan]] = {"enrol": []}
+    for training in study.trainings:
+        stages.setdefault(training.stage, []).append(training)
+    fused = any(arm.startswith(("ensemble", "homogeneous")) for arm in study.arms)
+    adapt = stages.pop("adapt", None)
+    if fused:
+        stages["assemble"] = []
+    if adapt is not None:
+        stages["adapt"] = adapt
+    stages["evaluate"] = []
+    return stages
+
+
+def _rounds(trainings: Sequence[TrainingPlan]) -> str:
+    counts = [training.rounds for training in trainings]
+    if not counts:
+        return ""
+    if len(set(counts)) > 1:
+        return f"{sum(counts)} rounds"
+    rounds = f"{counts[0]} round" + ("s" if counts[0] != 1 else "")
+    return f"{len(counts)} × {rounds}" if len(counts) > 1 else rounds
+
+
+def _facts(enrolled: EnrolEvent | None) -> str:
+    if enrolled is None:
+        return ""
+    counts = enrolled.counts
+    parts = [f"{counts[key]:,} {key}" for key in ("images", "patients") if counts.get(key)]
+    return ", ".join(parts)
+
+
+def against(results: Results, other: str, metric: str = "dice") -> Comparison | None:
+    """The main arm's comparison with another, if it was made."""
+    for comparison in results.comparisons:
+        if (comparison.other, comparison.metric) == (other, metric):
+            return comparison
+    return None
+
+
+def closures(results: Results) -> dict[str, float]:
+    """The main arm's gap closure by target site."""
+    return {
+        site: result.gap_closure
+        for site, result in results.arms[results.main].sites.items()
+        if result.gap_closure is not None
+    }

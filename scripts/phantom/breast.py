@@ -36,7 +36,7 @@ class Breast:
         self._gland = float(body.uniform(9, 18))
         size = float(np.exp(body.normal(np.log(6.0), 0.35)))
         depth = self._skin + self._fat + float(body.uniform(0.15, 0.75)) * self._gland
-        depth = max(depth, self._skin + 1.0 + size)
+        depth = max(depth, self._skin + 1.5 + 1.2 * size)
         view = stream(*patient, "view", sweep)
         self._lesion = Lesion(
             body, kind, float(view.uniform(-8, 8)), min(depth, 24.0), min(size, 11.0))  # fmt: skip

@@ -25,7 +25,7 @@ from clients.data.readers import (
     read_mask,
     read_pillow,
 )
-from clients.data.split import Split, clusters, split_rows
+from clients.data.split import Split, linked, split_rows
 from common.config.data import DataSpec, SplitConfig
 from common.errors import InputError
 
@@ -249,7 +249,7 @@ def _check_duplicates(
     if not rows:
         return
     given = bool(spec.test) or any(row.split for row in rows)
-    units = clusters(rows)[0]
+    units = linked(rows)
     parted: list[str] = []
     loose: list[str] = []
     labels: list[str] = []
@@ -259,7 +259,9 @@ def _check_duplicates(
             parted.append(f"{path}: {pair} are near duplicates, in {sides[a]} and in {sides[b]}")
         elif units[a] != units[b]:
             loose.append(f"{path}: {pair} are near duplicates in no common patient or group")
-        if rows[a].label != rows[b].label and units[a] != units[b]:
+        if rows[a].label != rows[b].label and not (
+            rows[a].video and rows[a].video == rows[b].video
+        ):
             labels.append(
                 f"{path}: {pair} are near duplicates labelled '{rows[a].label}' and "
                 f"'{rows[b].label}'"

@@ -90,7 +90,7 @@ def split_rows(
     """
     spec = DataSpec(folder=".", columns=dict(columns or {}), test=dict(test))
     given = _given_sides(rows, spec)
-    units = _units(rows)
+    units = linked(rows)
     _, unit = clusters(rows)
     members: dict[int, list[int]] = {}
     for index, code in enumerate(units):
@@ -135,8 +135,12 @@ def _given_sides(rows: Sequence[Row], spec: DataSpec) -> list[str]:
     return [row.split or ("test" if is_test(row, spec) else "") for row in rows]
 
 
-def _units(rows: Sequence[Row]) -> Indices:
-    """Numbers what must stay together: rows linked by patient or group, however indirectly."""
+def linked(rows: Sequence[Row]) -> Indices:
+    """Numbers what a split keeps together: rows linked by patient or group, however indirectly.
+
+    Returns:
+        (N,) int64, the first row of each row's company.
+    """
     parent = list(range(len(rows)))
 
     def root(index: int) -> int:

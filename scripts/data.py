@@ -73,7 +73,8 @@ def check(
 ) -> None:
     """Read a manifest and every file it names; exit 1 if a study could not use it.
 
-    The same --column, --where, --drop and --test as in a study show what the study would see.
+    The same --column, --where, --drop and --test as in a study show the rows it would see. A drawn
+    split also depends on the site's name in the study and is shown here as an example.
     """
     spec = _spec(folder, column, extract, where, drop, test, reader)
     manifests = find_manifests(folder)

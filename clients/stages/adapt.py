@@ -78,9 +78,14 @@ def run(request: Request) -> Result:
             total = total + dice_bce(logits.float(), target, weights=weight)
         return total / len(taught)
 
+    steps = 0
+
     def follow() -> None:
+        nonlocal steps
+        steps += 1
         with torch.no_grad():
-            average(teachers, students, settings.ema_decay)
+            # A young average follows closely, else a short round would hand back what came in.
+            average(teachers, students, min(settings.ema_decay, steps / (steps + 9)))
 
     progress = run_epochs(
         request,

@@ -68,14 +68,17 @@ class SiteScores:
 TABLE_COLUMNS = ("image", "cluster", "arm", "class", *(f.name for f in fields(ArmScores)))
 
 
-def score_images(prediction: Prediction, reference: NDArray[Any] | None) -> ArmScores:
+def score_images(
+    prediction: Prediction, reference: NDArray[Any] | None, *, threshold: float = 0.5
+) -> ArmScores:
     """Score one arm on a batch; batches are put together with `join_scores`.
 
     Args:
-        prediction: Probabilities; >= .5 is foreground.
+        prediction: Probabilities.
         reference: Binary, (N, C, H, W), or None at a site without masks.
+        threshold: Foreground from this probability up, in the fused answer and its branches.
     """
-    mask = prediction.fused >= 0.5
+    mask = prediction.fused >= threshold
     unknown = np.full(mask.shape[:2], np.nan)
     several = len(prediction.branches) > 1
     return ArmScores(
@@ -83,7 +86,7 @@ def score_images(prediction: Prediction, reference: NDArray[Any] | None) -> ArmS
         iou=unknown if reference is None else metrics.iou(mask, reference),
         hd95=unknown if reference is None else metrics.hd95(mask, reference),
         agreement=(
-            metrics.agreement([branch >= 0.5 for branch in prediction.branches])
+            metrics.agreement([branch >= threshold for branch in prediction.branches])
             if several
             else unknown
         ),
@@ -213,6 +216,7 @@ def score_arms(
     classes: Sequence[str] = (),
     samples: int = 2000,
     seed: int = 0,
+    threshold: float = 0.5,
 ) -> SiteScores:
     """Everything at once, where all test images fit into memory.
 
@@ -225,8 +229,9 @@ def score_arms(
         classes: Names of the C channels; needed only if C > 1.
         samples: Bootstrap draws.
         seed: Of the draws.
+        threshold: Foreground from this probability up.
     """
-    arms = {arm: score_images(p, reference) for arm, p in predictions.items()}
+    arms = {arm: score_images(p, reference, threshold=threshold) for arm, p in predictions.items()}
     return SiteScores(
         table=tabulate(arms, images, clusters, classes=classes),
         metrics=summarise(arms, clusters, main=main, classes=classes, samples=samples, seed=seed),

@@ -30,6 +30,7 @@ class TrainingPlan(Line):
     key: str = Field(description="<arm>/<stage>")
     stage: str
     rounds: int = Field(ge=1)
+    epochs: int | None = Field(default=None, description="local epochs of a round")
     participants: list[str]
 
 
@@ -197,7 +198,8 @@ class Summary(Part):
 class SiteResult(Part):
     """One arm at one site. Metrics stand beside these fields, each a `Summary`.
 
-    With a reference: dice, iou, hd95 (and <metric>@<class>). Without: agreement, confidence, area.
+    With a reference: dice, iou, hd95 (and <metric>@<class>), or where representations are scored
+    recall_at_1, map, probe_balanced_accuracy, probe_auroc. Without: agreement, confidence, area.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)

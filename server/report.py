@@ -65,7 +65,9 @@ def render(study: Mapping[str, Any], events: Iterable[Event], results: Results |
     colors = figures.site_colors(sites)
     curves = views.curves(log, sites)
     traffic = views.traffic(log, results, sites)
-    compared = [c for c in results.comparisons if c.metric == "dice"] if results else []
+    primary = (views.primary(results) if results else None) or "dice"
+    label = views.METRICS[primary][0]
+    compared = [c for c in results.comparisons if c.metric == primary] if results else []
     template = page.environment(TEMPLATES).get_template("report.html.j2")
     return template.render(
         study=log.study,
@@ -75,13 +77,15 @@ def render(study: Mapping[str, Any], events: Iterable[Event], results: Results |
         diagram=views.diagram(log.study, log),
         curve_plot=figures.curve_plot(curves, colors),
         has_validation=any(e.val_loss is not None for c in curves for e in c.rounds),
-        interval_plot=figures.interval_plot(results) if results else None,
+        interval_plot=(
+            figures.interval_plot(results, metric=primary, label=label) if results else None
+        ),
         gap_plot=figures.gap_plot(results, colors) if results else None,
         table=_groups(results, sites, reference=True) if results else [],
         silent=_groups(results, sites, reference=False) if results else [],
         classes=_classes(results) if results else [],
         closures=views.closures(results) if results else {},
-        against_lower=views.against(results, "lower") if results else None,
+        against_lower=views.against(results, "lower", primary) if results else None,
         traffic=traffic,
         moved=sum(stage.total for stage in traffic),
         refusals=views.refusals(log),
@@ -90,6 +94,9 @@ def render(study: Mapping[str, Any], events: Iterable[Event], results: Results |
             site: tuple(sum(stage.sites[site][way] for stage in traffic) for way in (0, 1))
             for site in sites
         },
+        primary=primary,
+        label=label,
+        columns=_columns(results) if results else [],
         compared=compared,
         compared_sites=[site for site in sites if any(site in c.sites for c in compared)],
         target_count=_target_count(results),
@@ -115,6 +122,12 @@ def _groups(results: Results, sites: Sequence[str], *, reference: bool) -> list[
         if rows:
             groups.append({"site": site, "rows": rows, "first": next(iter(rows.values()))})
     return groups
+
+
+def _columns(results: Results) -> list[tuple[str, str, int]]:
+    """The results table's metrics: name, words, digits."""
+    had = {m for arm in results.arms.values() for s in arm.sites.values() for m in s.metrics}
+    return [(name, words, digits) for name, (words, digits) in views.METRICS.items() if name in had]
 
 
 def _target_count(results: Results | None) -> int:

@@ -35,11 +35,16 @@ def site_colors(sites: Sequence[str]) -> dict[str, str]:
     return {site: page.SERIES[n % len(page.SERIES)] for n, site in enumerate(sites)}
 
 
-def interval_plot(results: Results, *, metric: str = "dice") -> Markup | None:
-    """Means with their intervals: one panel over the targets, one a site with a reference.
+def interval_plot(results: Results, *, metric: str, label: str) -> Markup | None:
+    """Means with their intervals: one panel over the targets, one a site that has the metric.
+
+    Args:
+        results: Of the study.
+        metric: Which one.
+        label: The metric in words, with its unit.
 
     Returns:
-        SVG, or None where no site has a reference.
+        SVG, or None where no site has the metric.
     """
     arms = list(results.arms)
     sites = list(
@@ -60,7 +65,9 @@ def interval_plot(results: Results, *, metric: str = "dice") -> Markup | None:
         panels.append((title, {a: (t.mean, t.ci_low, t.ci_high) for a, t in over.items()}))
     for site in sites:
         of_site = {
-            a: r.sites[site].metrics[metric] for a, r in results.arms.items() if site in r.sites
+            a: r.sites[site].metrics[metric]
+            for a, r in results.arms.items()
+            if site in r.sites and metric in r.sites[site].metrics
         }
         role = next(r.sites[site].role for r in results.arms.values() if site in r.sites)
         panels.append(
@@ -76,12 +83,12 @@ def interval_plot(results: Results, *, metric: str = "dice") -> Markup | None:
         for axes, (title, values) in zip(grid.flat, panels, strict=False):
             _interval_panel(axes, title, values, arms, results.main)
         for axes in grid[-1]:
-            axes.set_xlabel("Dice (1 is perfect)" if metric == "dice" else metric)
+            axes.set_xlabel(label)
     said = "; ".join(
         f"{title}: " + ", ".join(f"{arm} {v[0]:.3f}" for arm, v in values.items())
         for title, values in panels
     )
-    alt = f"Mean {metric} with 95 % intervals of each arm. {said}."
+    alt = f"Mean {label} with 95 % intervals of each arm. {said}."
     return page.svg(drawn, name=f"interval-{metric}", alt=alt)
 
 

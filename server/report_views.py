@@ -8,6 +8,8 @@ from common.formats import (
     EndEvent,
     EnrolEvent,
     Event,
+    PredictEvent,
+    RefusedEvent,
     ReplyEvent,
     Results,
     RoundEvent,
@@ -25,6 +27,8 @@ ARMS = {
     "mim": "generative branch alone: masked-image pretraining at the targets",
     "contrastive": "contrastive branch alone: MT-NXent pretraining at the targets",
     "simclr": "contrastive branch with no frame masked (SimCLR)",
+    "contrastive_content": "contrastive branch, masking frames by their content, not their number",
+    "untrained": "an encoder at its random start",
     "lower": "source only, no pretraining: the lower bound",
     "lower_plain": "source only, no augmentation",
     "lower_adapted": "source only, after adaptation on the targets' unlabelled images",
@@ -34,6 +38,18 @@ ARMS = {
     "homogeneous_mixed": "two contrastive branches of two frame gaps, fused",
 }
 
+METRICS = {
+    "dice": ("Dice", 3),
+    "iou": ("IoU", 3),
+    "hd95": ("HD95, px", 1),
+    "recall_at_1": ("Recall at 1", 3),
+    "map": ("Mean average precision", 3),
+    "probe_balanced_accuracy": ("Probe balanced accuracy", 3),
+    "probe_auroc": ("Probe AUROC", 3),
+}
+"""Metrics against something known: in words with their unit, and digits. The first that a study has
+is the one it is told in."""
+
 STAGES = {
     "enrol": "sites say how many images, patients and masks they have",
     "mim": "masked image modelling on the targets' unlabelled images",
@@ -42,9 +58,9 @@ STAGES = {
     "finetune_contrastive": "the contrastive branch learns segmentation from the source's masks",
     "lower": "the source-only model",
     "upper": "the model that may use the targets' masks",
-    "assemble": "the branches become one ensemble, at the server",
+    "assemble": "the members become one ensemble, at the server",
     "adapt": "the ensemble teaches its branches on the targets' unlabelled images",
-    "evaluate": "every arm is scored on every site's test images, at the site",
+    "evaluate": "members come, every arm is scored on the site's own test images",
 }
 
 
@@ -56,6 +72,8 @@ class Log:
     enrolled: dict[str, EnrolEvent] = field(default_factory=dict)
     replies: dict[tuple[str, int, str], ReplyEvent] = field(default_factory=dict)
     rounds: dict[tuple[str, int], RoundEvent] = field(default_factory=dict)
+    refused: dict[tuple[str, int, str], str] = field(default_factory=dict)
+    predicted: dict[tuple[str, str], PredictEvent] = field(default_factory=dict)
     end: EndEvent | None = None
 
 
@@ -71,6 +89,12 @@ def sort_out(events: Iterable[Event]) -> Log:
             log.replies[event.training, event.round, event.site] = event
         elif isinstance(event, RoundEvent):
             log.rounds[event.training, event.round] = event
+            for site, reason in event.refused.items():
+                log.refused[event.training, event.round, site] = reason
+        elif isinstance(event, RefusedEvent):
+            log.refused[event.training, event.round, event.site] = event.reason
+        elif isinstance(event, PredictEvent):
+            log.predicted[event.member, event.site] = event
         elif isinstance(event, EndEvent):
             log.end = event
     return log
@@ -108,11 +132,7 @@ class Refusal:
 
 def refusals(log: Log) -> list[Refusal]:
     """All replies that were refused, in order."""
-    return [
-        Refusal(training, number, site, reason)
-        for (training, number), event in log.rounds.items()
-        for site, reason in event.refused.items()
-    ]
+    return [Refusal(*where, reason) for where, reason in log.refused.items()]
 
 
 @dataclass(frozen=True)
@@ -146,15 +166,21 @@ def traffic(log: Log, results: Results | None, sites: Sequence[str]) -> list[Sta
         }
         total = sum(down + up for down, up in of_sites.values())
         found.append(StageTraffic(stage, of_sites, total, sum(r.seconds for r in replies)))
+    if log.predicted:
+        events = log.predicted.values()
+        down = {site: sum(e.bytes_down for e in events if e.site == site) for site in sites}
+        seconds = sum(e.seconds for e in events)
+        of_sites = {site: (count, 0) for site, count in down.items()}
+        found.append(StageTraffic("evaluate", of_sites, sum(down.values()), seconds))
     if results is not None:
         beyond = {}
         for site in sites:
             counted = results.traffic.sites.get(site)
-            down = (counted.down if counted else 0) - sum(s.sites[site][0] for s in found)
-            up = (counted.up if counted else 0) - sum(s.sites[site][1] for s in found)
-            beyond[site] = (max(0, down), max(0, up))
+            down_more = (counted.down if counted else 0) - sum(s.sites[site][0] for s in found)
+            up_more = (counted.up if counted else 0) - sum(s.sites[site][1] for s in found)
+            beyond[site] = (max(0, down_more), max(0, up_more))
         if total := sum(down + up for down, up in beyond.values()):
-            found.append(StageTraffic("enrol, evaluate", beyond, total, 0.0))
+            found.append(StageTraffic("other", beyond, total, 0.0))
     return found
 
 
@@ -255,10 +281,8 @@ def _stages(study: StudyEvent) -> dict[str, list[TrainingPlan]]:
     stages: dict[str, list[TrainingPlan]] = {"enrol": []}
     for training in study.trainings:
         stages.setdefault(training.stage, []).append(training)
-    fused = any(arm.startswith(("ensemble", "homogeneous")) for arm in study.arms)
     adapt = stages.pop("adapt", None)
-    if fused:
-        stages["assemble"] = []
+    stages["assemble"] = []
     if adapt is not None:
         stages["adapt"] = adapt
     stages["evaluate"] = []
@@ -283,7 +307,13 @@ def _facts(enrolled: EnrolEvent | None) -> str:
     return ", ".join(parts)
 
 
-def against(results: Results, other: str, metric: str = "dice") -> Comparison | None:
+def primary(results: Results) -> str | None:
+    """The metric that the study is told in; None where no site has anything known to score by."""
+    had = {m for arm in results.arms.values() for s in arm.sites.values() for m in s.metrics}
+    return next((metric for metric in METRICS if metric in had), None)
+
+
+def against(results: Results, other: str, metric: str) -> Comparison | None:
     """The main arm's comparison with another, if it was made."""
     for comparison in results.comparisons:
         if (comparison.other, comparison.metric) == (other, metric):

@@ -138,6 +138,17 @@ def fake_run(run: Path, *, finished: bool = True) -> Path:
                     "time": 3.0,
                 }
             )
+    for site in ROLES:
+        events.append(
+            {
+                "event": "predict",
+                "member": "lower/lower",
+                "site": site,
+                "bytes_down": 11_400_000,
+                "seconds": 3.0,
+                "time": 3.5,
+            }
+        )
     if not finished:
         events = events[:40]
     else:
@@ -256,3 +267,39 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     page = write_report(run).read_text()
     assert "&lt;b&gt;&amp;wrist" in page
     assert "<b>&wrist" not in page
+
+
+def test_a_study_of_representations_is_told_in_its_own_metric(tmp_path: Path) -> None:
+    run = fake_run(tmp_path / "run")
+    text = (run / "results.json").read_text()
+    results = json.loads(text.replace('"dice"', '"recall_at_1"').replace('"iou"', '"probe_auroc"'))
+    for arm in results["arms"].values():
+        for site in arm["sites"].values():
+            site["gap_closure"] = None
+            site.pop("hd95", None)
+        arm["targets"].pop("hd95", None)
+    results["comparisons"] = [c for c in results["comparisons"] if c["metric"] != "hd95"]
+    (run / "results.json").write_text(json.dumps(results))
+    text = write_report(run).read_text()
+    Page(text)
+    words = re.sub(r"<[^>]+>", " ", text)
+    assert "reaches a Recall at 1 of" in words
+    assert "Probe AUROC" in words
+    assert "masks. That" not in words
+    assert "Gap closed" not in words
+    assert "HD95" not in words
+
+
+def test_a_refusal_said_twice_is_told_once(run: Path, tmp_path: Path) -> None:
+    again = fake_run(tmp_path / "run")
+    line = {
+        "event": "refused",
+        "training": "mim/mim",
+        "round": 3,
+        "site": "village",
+        "reason": "encoder.blocks.0.weight holds NaN",
+        "time": 3.0,
+    }
+    with (again / "metrics.jsonl").open("a") as file:
+        file.write(dump_line(line) + "\n")
+    assert write_report(again).read_text() == write_report(run).read_text()

@@ -16,6 +16,9 @@ Stage = Literal[
 ]
 Settings = Mim | Contrastive | Finetune | Adapt
 
+UNTRAINED = "untrained"
+"""The member that no training makes: the encoder at its random start."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -52,7 +55,8 @@ class Arm:
     Attributes:
         name: The arm.
         members: For every site the keys of the trainings whose predictions are fused there. A
-            member of an `adapt` training is `<key>#<index>`.
+            member of an `adapt` training is `<key>#<index>`; `UNTRAINED` has no training. Where
+            representations are scored, each arm has one member: its pretraining.
         infusion: How they are fused (one member: not at all).
     """
 
@@ -103,7 +107,7 @@ class _Planner:
         self.known: dict[tuple[object, ...], str] = {}
 
     def plan(self) -> Plan:
-        arms = {name: self._arm(name) for name in self.study.arms}
+        arms: dict[str, Arm] = {name: self._arm(name) for name in self.study.arms}
         return Plan(self.trainings, arms)
 
     def _add(self, training: Training) -> str:
@@ -155,8 +159,12 @@ class _Planner:
                 return (self._mim("mim", sites, at),)
             case "contrastive":
                 return (self._contrastive("contrastive", sites, at, gap),)
+            case "contrastive_content":
+                return (self._contrastive(name, sites, at, gap, by="content"),)
             case "simclr":
                 return (self._contrastive("simclr", sites, at, 0),)
+            case "untrained":
+                return (UNTRAINED,)
             case "homogeneous_mim":
                 return (self._mim("mim", sites, at), self._mim(name, sites, at, member=1))
             case "homogeneous_contrastive":
@@ -186,22 +194,25 @@ class _Planner:
     def _supervised(
         self, arm: str, stage: Stage, settings: Finetune, sites: tuple[str, ...]
     ) -> str:
-        return self._add(
-            Training(f"{arm}/{stage}", stage, settings, self._sites(settings, sites))
-        )
+        return self._add(Training(f"{arm}/{stage}", stage, settings, self._sites(settings, sites)))
 
     def _mim(self, arm: str, sites: tuple[str, ...], at: str, member: int = 0) -> str:
         settings = self.study.mim
         chosen = self._sites(settings, sites) or sites
-        pretrained = self._add(
-            Training(f"{arm}/mim{at}", "mim", settings, chosen, member=member)
-        )
+        pretrained = self._add(Training(f"{arm}/mim{at}", "mim", settings, chosen, member=member))
         return self._finetuned(arm, "finetune_mim", pretrained, at, member)
 
     def _contrastive(
-        self, arm: str, sites: tuple[str, ...], at: str, gap: int, member: int = 0
+        self,
+        arm: str,
+        sites: tuple[str, ...],
+        at: str,
+        gap: int,
+        member: int = 0,
+        by: Literal["frames", "content"] | None = None,
     ) -> str:
-        settings = self.study.contrastive.model_copy(update={"min_frame_gap": gap})
+        base = self.study.contrastive
+        settings = base.model_copy(update={"min_frame_gap": gap, "gap": by or base.gap})
         chosen = self._sites(settings, sites) or sites
         pretrained = self._add(
             Training(f"{arm}/contrastive{at}", "contrastive", settings, chosen, member=member)
@@ -216,6 +227,8 @@ class _Planner:
         at: str,
         member: int,
     ) -> str:
+        if self.study.representation:
+            return pretrained  # the encoder itself is what is scored
         settings: Finetune = getattr(self.study, stage)
         sites = self._sites(settings, self.study.sources)
         return self._add(

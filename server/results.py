@@ -32,6 +32,10 @@ Stats = dict[str, dict[str, dict[str, float]]]
 """The same, as {arm or pair: {metric: {stat: value}}}."""
 
 REFERENCE_METRIC = "dice"
+"""Gap closure is told in this one."""
+
+JUDGED_BY = ("dice", "recall_at_1")
+"""A site whose arms have one of these was judged by something known: masks, or its videos."""
 
 
 def build_results(
@@ -87,9 +91,9 @@ def build_results(
             if arm not in of_site:
                 continue
             summaries = {metric: _summary(s) for metric, s in of_site[arm].items()}
-            reference = REFERENCE_METRIC in summaries
+            reference = any(metric in summaries for metric in JUDGED_BY)
             closure = None
-            if reference and site in gaps and arm not in (lower, upper):
+            if REFERENCE_METRIC in summaries and site in gaps and arm not in (lower, upper):
                 bottom, gap = gaps[site]
                 closure = (summaries[REFERENCE_METRIC].mean - bottom) / gap
             sites[site] = SiteResult(
@@ -265,6 +269,11 @@ def _remarks(
             remarks.append(
                 f"{site}: {units_tested} {noun}s in the test set; the smallest p value that they "
                 f"can give is {2.0 ** (1 - units_tested):.3g}."
+            )
+        if any("recall_at_1" in s.metrics and "probe_auroc" not in s.metrics for s in of_site):
+            remarks.append(
+                f"{site}: no linear probe: its test frames carry one class, or a class that only "
+                "one patient has."
             )
         if noun != "patient":
             why = "duplicate groups stand in" if noun == "group" else "every image counts alone"

@@ -1,27 +1,40 @@
-"""evaluate: a member's weights come, its probabilities on the test images stay; then the scores.
+"""evaluate: a member's weights come, what it says of the test images stays; then the scores.
 
 First each member is asked for once, with its weights: the site writes its probabilities into its
 own folder. Then one request without weights: the site fuses them arm by arm, scores them, writes
 tables and pictures into its own folder, and answers with means, intervals and paired tests.
+
+Where the study scores representations, encoders come, their features stay, and the arms are scored
+by retrieval and a linear probe (clients/representation.py).
 """
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clients import representation
 from clients.data.site import SiteData
-from clients.evaluation import TABLE_COLUMNS, ArmScores, Prediction, score_images
-from clients.evaluation import join_scores, summarise, tabulate
+from clients.evaluation import (
+    TABLE_COLUMNS,
+    ArmScores,
+    Prediction,
+    join_scores,
+    score_images,
+    summarise,
+    tabulate,
+)
 from clients.infusion import fuse
 from clients.norm import last_norm
 from clients.request import Request, Result
 from clients.site import open_site, training_rows
 from clients.stages.adapt import image_batches
 from clients.training import adapt_batch_norm, autocast
-from common.models.branches import load_shared, segmentation_network
+from common.models.branches import SegmentationModel, load_shared, segmentation_network
 from common.plan import Arm, split_member
 from common.seeds import seed_of
 
@@ -31,6 +44,8 @@ NUMBERS = ("n_images", "n_patients", "n")
 
 def run(request: Request) -> Result:
     """Predict with one member, or (no member named) score all arms."""
+    if request.study.representation:
+        return extract(request) if request.target else score_features(request)
     return predict(request) if request.target else score(request)
 
 
@@ -60,13 +75,68 @@ def predict(request: Request) -> Result:
             with autocast(compute):
                 logits_BCHW = network(images_B1HW)
             parts.append(logits_BCHW.float().sigmoid().cpu().numpy())
-    path = prediction_file(request, request.target)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.save(file, np.concatenate(parts))
-    partial.replace(path)
+    _keep(request, np.concatenate(parts))
     return Result({})
+
+
+def extract(request: Request) -> Result:
+    """Write an encoder's features (N, D) of the test images in the site's folder.
+
+    Where BatchNorm stays local, an encoder that has any recomputes its statistics here (AdaBN).
+    """
+    study, compute = request.study, request.study.compute
+    data = open_site(request.site, study)
+    network = segmentation_network(study)
+    load_shared(network, request.weights)
+    network.to(compute.device)
+    if study.federation.norm == "local":
+        pool = training_rows(data, "adapt")
+        adapt_batch_norm(network, image_batches(data, pool, compute))
+    network.eval()
+    parts = []
+    with torch.inference_mode():
+        for images_B1HW in image_batches(data, data.split.test, compute):
+            with autocast(compute):
+                features_BD = cast(SegmentationModel, network).feature(images_B1HW)
+            parts.append(features_BD.float().cpu().numpy())
+    _keep(request, np.concatenate(parts))
+    return Result({})
+
+
+def score_features(request: Request) -> Result:
+    """Retrieve and probe with every arm's features; per-frame numbers stay in the site's folder.
+
+    Raises:
+        InputError: If no test frame has another one of its video to be found.
+    """
+    study, plan = request.study, request.plan
+    data = open_site(request.site, study)
+    rows = data.split.test
+    patients = data.clusters[rows]
+    labels = data.labels(rows, stage="evaluate")
+    arms = {}
+    for name, arm in plan.arms.items():
+        (member,) = arm.members[request.site.name]
+        features_ND = np.load(prediction_file(request, member)).astype(np.float64)
+        arms[name] = representation.Representation(
+            representation.retrieve(
+                features_ND,
+                data.videos[rows],
+                data.frames[rows],
+                exclusion_gap=study.evaluate.exclusion_gap,
+            ),
+            representation.linear_probe(features_ND, labels, patients),
+        )
+    flat = representation.summarise(
+        arms,
+        patients,
+        main=next(iter(arms)),
+        samples=study.evaluate.bootstrap,
+        seed=seed_of(study.seed, "bootstrap", request.site.name),
+    )
+    table = representation.tabulate(arms, [data.rows[row].id for row in rows], patients)
+    write_table(request.site.folder / "scores.csv", table, representation.TABLE_COLUMNS)
+    return Result(_typed(flat))
 
 
 def score(request: Request) -> Result:
@@ -91,12 +161,7 @@ def score(request: Request) -> Result:
     )
     table = tabulate(scores, names, clusters, classes=study.classes)
     write_table(request.site.folder / "scores.csv", table)
-    return Result(
-        {
-            name: int(value) if name.rpartition(".")[2] in NUMBERS else float(value)
-            for name, value in flat.items()
-        }
-    )
+    return Result(_typed(flat))
 
 
 def fused_test_set(
@@ -116,12 +181,32 @@ def prediction_file(request: Request, member: str) -> Path:
     return request.site.folder / "predictions" / f"{member.replace('/', '.')}.npy"
 
 
-def write_table(path: Path, table: list[dict[str, str | float]]) -> None:
+def write_table(
+    path: Path, table: list[dict[str, str | float]], columns: Sequence[str] = TABLE_COLUMNS
+) -> None:
     """Write the per-image table (it stays at the site)."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, TABLE_COLUMNS)
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(table)
+
+
+def _keep(request: Request, array: NDArray[np.float32]) -> None:
+    """Write what a member says into the site's own folder, in one move."""
+    path = prediction_file(request, request.target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, array)
+    partial.replace(path)
+
+
+def _typed(flat: Mapping[str, float]) -> dict[str, float | int]:
+    """Counts as whole numbers, as the vocabulary wants them."""
+    return {
+        name: int(value) if name.rpartition(".")[2] in NUMBERS else float(value)
+        for name, value in flat.items()
+    }
 
 
 def _score_arm(request: Request, data: SiteData, arm: Arm, referenced: bool) -> ArmScores:

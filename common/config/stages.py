@@ -61,9 +61,7 @@ class Contrastive(Rounds):
     gap: Literal["frames", "content"] = option(
         "frames", "content: masked where images correlate above content_threshold"
     )
-    content_threshold: float = option(
-        0.95, "normalised cross-correlation at 32 px", gt=0, le=1
-    )
+    content_threshold: float = option(0.95, "normalised cross-correlation at 32 px", gt=0, le=1)
     projection: int = option(128, "width of the projection", paper="P1 3.2.2", ge=2, le=8192)
     crop: tuple[float, float] = option((0.5, 1.0), "area of the random resized crop")
     jitter: float = option(0.4, "brightness and contrast", ge=0, lt=1)
@@ -128,6 +126,15 @@ class Infusion(Table):
 class Evaluate(Table):
     """What is measured at every site on its test images."""
 
+    kind: Literal["segmentation", "representation"] = option(
+        "segmentation",
+        "representation: frozen features of the pretrained encoders, scored by frame retrieval "
+        "and a linear probe on the label; nobody needs a mask, there is no fine-tuning",
+    )
+    exclusion_gap: int = option(
+        15, "representation: frames of the query's own video nearer than this are not searched",
+        ge=0, le=100_000,
+    )  # fmt: skip
     bootstrap: int = option(2000, "resamples of patients for the intervals", ge=100, le=100_000)
     overlays: int = option(12, "images a site draws into its own report", ge=0, le=1000)
 

@@ -29,7 +29,9 @@ ArmName = Literal[
     "ensemble_mean",
     "mim",
     "contrastive",
+    "contrastive_content",
     "simclr",
+    "untrained",
     "lower",
     "lower_plain",
     "upper",
@@ -40,6 +42,8 @@ ArmName = Literal[
     "homogeneous_mixed",
 ]
 ARMS: tuple[str, ...] = get_args(ArmName)
+ENCODER_ARMS = ("mim", "contrastive", "contrastive_content", "simclr", "untrained")
+"""Arms of a study with `[evaluate] kind = "representation"`: one encoder each."""
 Patterns = dict[str, str | tuple[str, ...]]
 
 
@@ -50,6 +54,9 @@ class Site(Table):
     folder: str | None = option(None, "folder with the manifest, relative to --data-root")
     probe: str | None = option(None, "instead of a folder: a probe of the study's [phantom]")
     columns: dict[str, str] = option({}, "manifest column -> the file's column")
+    extract: dict[str, str] = option(
+        {}, "manifest column -> regular expression: the part of the cell that it finds, if any"
+    )
     where: Patterns = option({}, "keep rows whose columns match (shell patterns)")
     drop: Patterns = option({}, "drop rows of which any column matches")
     test: Patterns = option({}, "these rows are the test set")
@@ -129,6 +136,11 @@ class Study(Table):
         return max(1, len(self.classes))
 
     @property
+    def representation(self) -> bool:
+        """Whether the encoders themselves are scored, with no segmentation anywhere."""
+        return self.evaluate.kind == "representation"
+
+    @property
     def unit_patches(self) -> int:
         """ViT patches a side of a MIM mask unit (2 from 192 px up, else 1)."""
         return self.mim.unit_patches or (2 if self.model.image_size >= 192 else 1)
@@ -168,7 +180,7 @@ class Study(Table):
 
     def _site_problems(self) -> list[str]:
         problems = []
-        if not self.sources:
+        if not self.sources and not self.representation:
             problems.append('no site has role = "source": nobody can teach')
         if not self.targets:
             problems.append('no site has role = "target": nobody to adapt to')
@@ -188,6 +200,19 @@ class Study(Table):
         problems = [f"arms: {arm} is named twice" for arm in doubled]
         if not self.arms:
             problems.append("arms: name at least one")
+        if self.representation:
+            problems += [
+                f'arms: {arm} is no single encoder, so evaluate.kind = "representation" cannot '
+                f"score it; there are {', '.join(ENCODER_ARMS)}"
+                for arm in self.arms
+                if arm not in ENCODER_ARMS
+            ]
+            if self.pretrain.scope == "per_site" and self.sources:
+                problems.append(
+                    "pretrain.scope: per_site gives a source no encoder of its own to be scored by"
+                )
+        elif "untrained" in self.arms:
+            problems.append('arms: untrained needs evaluate.kind = "representation"')
         if len(set(self.classes)) < len(self.classes):
             problems.append("classes: a name stands twice")
         started = any(

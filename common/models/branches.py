@@ -139,13 +139,19 @@ def load_shared(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 def fresh(study: Study, training: Training) -> nn.Module:
     """A training's network at its random start.
 
-    The same seed makes the same decoder for every arm, so arms differ by what they learned and
-    not by their draw; a further member of a homogeneous ensemble has a draw of its own.
+    The same seed makes the same encoder and decoder for every arm, so arms differ by what they
+    learned and not by their draw; a further member of a homogeneous ensemble has its own.
     """
-    kind = "mim" if training.stage == "mim" else "segmentation"
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(study.seed, "initial", kind, training.member))
+        torch.manual_seed(seed_of(study.seed, "initial", training.member))
         return network_of(study, training)
+
+
+def untrained_encoder(study: Study) -> State:
+    """The encoder where the contrastive trainings start: the floor that arms are held against."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(study.seed, "initial", "segmentation", 0))
+        return encoder_of(shared_state(segmentation_network(study), study.federation.norm))
 
 
 def encoder_of(state: Mapping[str, Tensor]) -> State:

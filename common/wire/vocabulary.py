@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from common.config.study import Study
-from common.models.branches import network_of, shared_state
+from common.models.branches import encoder_of, network_of, segmentation_network, shared_state
 from common.plan import Plan, Training, split_member
 
 Kind = Literal["count", "number"]
@@ -84,6 +84,9 @@ VALIDATION: Mapping[str, MetricSpec] = {
     "val_images": COUNT,
     "best_epoch": COUNT,
 }
+RETRIEVAL = ("recall_at_1", "map")
+PROBE = ("probe_balanced_accuracy", "probe_auroc")
+REPRESENTATION = (*RETRIEVAL, *PROBE)
 REFERENCE = ("dice", "iou", "hd95")
 UNREFERENCED = ("agreement", "confidence", "area")
 STATISTICS = ("mean", "ci_low", "ci_high", "variance")
@@ -94,9 +97,21 @@ def _tensors(canonical: str, training: Training, norm: str) -> tuple[TensorSpec,
     study = Study.model_validate_json(canonical)
     with torch.device("meta"):
         network = network_of(study, training)
+    return _specs(shared_state(network, norm))
+
+
+@lru_cache(maxsize=64)
+def _encoder_tensors(canonical: str, norm: str) -> tuple[TensorSpec, ...]:
+    study = Study.model_validate_json(canonical)
+    with torch.device("meta"):
+        network = segmentation_network(study)
+    return _specs(encoder_of(shared_state(network, norm)))
+
+
+def _specs(state: Mapping[str, torch.Tensor]) -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
-        for name, tensor in shared_state(network, norm).items()
+        for name, tensor in state.items()
     )
 
 
@@ -106,7 +121,12 @@ def training_tensors(study: Study, training: Training) -> tuple[TensorSpec, ...]
 
 
 def member_tensors(study: Study, plan: Plan, member: str) -> tuple[TensorSpec, ...]:
-    """What crosses to a site so that it can predict with a member."""
+    """What crosses to a site so that it can predict with a member.
+
+    Where representations are scored, the encoder alone; the decoder or projection stays behind.
+    """
+    if study.representation:
+        return _encoder_tensors(study.canonical(), study.federation.norm)
     key, _ = split_member(member)
     training = plan.trainings[key]
     if training.stage == "adapt":
@@ -131,11 +151,14 @@ def evaluation_metrics(study: Study, plan: Plan) -> Mapping[str, MetricSpec]:
 
 
 def _evaluation(study: Study, plan: Plan) -> Iterator[tuple[str, MetricSpec]]:
-    diagonal_px = 2.0 * study.model.image_size
+    compared: tuple[str, ...] = REFERENCE
+    scored = dict.fromkeys((*REFERENCE, *UNREFERENCED), 1.0)
+    scored["hd95"] = 2.0 * study.model.image_size
     suffixes = ("", *(f"@{name}" for name in study.classes))
+    if study.representation:
+        scored, compared, suffixes = dict.fromkeys(REPRESENTATION, 1.0), RETRIEVAL, ("",)
     for arm in plan.arms:
-        for metric in (*REFERENCE, *UNREFERENCED):
-            high = diagonal_px if metric == "hd95" else 1.0
+        for metric, high in scored.items():
             for suffix in suffixes:
                 stem = f"{arm}.{metric}{suffix}"
                 yield f"{stem}.n_images", COUNT
@@ -145,10 +168,9 @@ def _evaluation(study: Study, plan: Plan) -> Iterator[tuple[str, MetricSpec]]:
                     yield f"{stem}.{statistic}", MetricSpec("number", 0.0, limit)
     first = next(iter(plan.arms))
     for other in plan.arms:
-        for metric in REFERENCE:
-            limit = diagonal_px if metric == "hd95" else 1.0
+        for metric in compared:
             for suffix in suffixes:
-                stem = f"{first}~{other}.{metric}{suffix}"
+                stem, limit = f"{first}~{other}.{metric}{suffix}", scored[metric]
                 yield f"{stem}.difference", MetricSpec("number", -limit, limit)
                 yield f"{stem}.p", SHARE
                 yield f"{stem}.z", MetricSpec("number", -100.0, 100.0)

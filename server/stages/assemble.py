@@ -1,6 +1,6 @@
 """assemble: the members and the infusion head, as files with digests, in `RUN/ensemble/`."""
 
-from common.plan import split_member
+from common.plan import UNTRAINED, split_member
 from common.wire.payload import digest_of
 from server.checkpoint import write_json, write_tensors
 from server.context import ServerContext
@@ -10,7 +10,8 @@ from server.stages.evaluate import member_weights
 def run(context: ServerContext) -> None:
     """Write the leading arm: one safetensors a member, and `config.json` that joins them.
 
-    The leading arm is the first ensemble of the study, or its first arm where it has none.
+    The leading arm is the first ensemble of the study, or its first arm where it has none. Where
+    representations are scored, the file holds the encoder alone.
     """
     plan, study = context.plan, context.study
     folder = context.run.folder / "ensemble"
@@ -21,11 +22,11 @@ def run(context: ServerContext) -> None:
         weights = member_weights(context, member)
         file = f"{member.replace('/', '.').replace('#', '-')}.safetensors"
         write_tensors(folder / file, weights)
-        key, _ = split_member(member)
+        training = plan.trainings.get(split_member(member)[0])
         members[member] = {
             "file": file,
             "sha256": digest_of(weights),
-            "stage": plan.trainings[key].stage,
+            "stage": training.stage if training else UNTRAINED,
         }
     config = {
         "study": study.name,

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from common.models.branches import State, member_of
-from common.plan import split_member
+from common.models.branches import State, encoder_of, member_of, untrained_encoder
+from common.plan import UNTRAINED, split_member
 from common.wire.vocabulary import evaluation_metrics, member_tensors
 from server.context import ServerContext, StudyStopped
 from server.exchange import Question, Refusal
@@ -32,7 +32,11 @@ def run(context: ServerContext) -> dict[str, dict[str, float | int]]:
 
 
 def member_weights(context: ServerContext, member: str) -> State:
-    """A member's segmentation network, out of its training's result."""
+    """A member's segmentation network (or its encoder alone), out of its training's result."""
+    if member == UNTRAINED:
+        return untrained_encoder(context.study)
+    if context.study.representation:
+        return encoder_of(context.result(member))
     key, index = split_member(member)
     result = context.result(key)
     return member_of(result, index) if context.plan.trainings[key].stage == "adapt" else result

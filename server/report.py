@@ -61,7 +61,7 @@ def render(study: Mapping[str, Any], events: Iterable[Event], results: Results |
     log = views.sort_out(events)
     if log.study is None:
         raise InputError("metrics.jsonl has no study event: the study has not begun")
-    sites = list(log.study.sites)
+    sites = views.ordered(log.study)
     colors = figures.site_colors(sites)
     curves = views.curves(log, sites)
     traffic = views.traffic(log, results, sites)
@@ -78,7 +78,7 @@ def render(study: Mapping[str, Any], events: Iterable[Event], results: Results |
         curve_plot=figures.curve_plot(curves, colors),
         has_validation=any(e.val_loss is not None for c in curves for e in c.rounds),
         interval_plot=(
-            figures.interval_plot(results, metric=primary, label=label) if results else None
+            figures.interval_plot(results, sites, metric=primary, label=label) if results else None
         ),
         gap_plot=figures.gap_plot(results, colors) if results else None,
         table=_groups(results, sites, reference=True) if results else [],

@@ -35,11 +35,14 @@ def site_colors(sites: Sequence[str]) -> dict[str, str]:
     return {site: page.SERIES[n % len(page.SERIES)] for n, site in enumerate(sites)}
 
 
-def interval_plot(results: Results, *, metric: str, label: str) -> Markup | None:
+def interval_plot(
+    results: Results, order: Sequence[str], *, metric: str, label: str
+) -> Markup | None:
     """Means with their intervals: one panel over the targets, one a site that has the metric.
 
     Args:
         results: Of the study.
+        order: The sites.
         metric: Which one.
         label: The metric in words, with its unit.
 
@@ -47,14 +50,11 @@ def interval_plot(results: Results, *, metric: str, label: str) -> Markup | None
         SVG, or None where no site has the metric.
     """
     arms = list(results.arms)
-    sites = list(
-        dict.fromkeys(
-            site
-            for arm in results.arms.values()
-            for site, result in arm.sites.items()
-            if metric in result.metrics
-        )
-    )
+    sites = [
+        site
+        for site in order
+        if any(site in r.sites and metric in r.sites[site].metrics for r in results.arms.values())
+    ]
     if not sites:
         return None
     panels: list[tuple[str, dict[str, tuple[float, float | None, float | None]]]] = []
@@ -232,7 +232,7 @@ def _curve_panel(axes: Axes, curve: Curve, colors: Mapping[str, str]) -> None:
             color=colors[site],
             linewidth=1.7,
             marker=marked,
-            markersize=3.6,
+            markersize=3.6 if longest > 1 else 7,
         )
     validation = [(e.round, e.val_loss) for e in curve.rounds if e.val_loss is not None]
     if validation:

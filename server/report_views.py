@@ -100,6 +100,11 @@ def sort_out(events: Iterable[Event]) -> Log:
     return log
 
 
+def ordered(study: StudyEvent) -> list[str]:
+    """The sites as the report lists them: sources, then targets, each in the study's order."""
+    return sorted(study.sites, key=lambda site: study.sites[site] != "source")
+
+
 def curves(log: Log, sites: Sequence[str]) -> list[Curve]:
     """Every training that has begun, in the order of the study."""
     found = []
@@ -234,8 +239,8 @@ def diagram(study: StudyEvent, log: Log) -> Diagram:
     """Lay the study out: stages from left to right, the server above the wall, sites below."""
     width, left, server_y, wall_y, first, pitch = 1040.0, 196.0, 78.0, 118.0, 172.0, 46.0
     lanes = [
-        Lane(first + n * pitch, site, role, _facts(log.enrolled.get(site)), n % 8)
-        for n, (site, role) in enumerate(study.sites.items())
+        Lane(first + n * pitch, site, study.sites[site], _facts(log.enrolled.get(site)), n % 8)
+        for n, site in enumerate(ordered(study))
     ]
     stages = _stages(study)
     step = (width - left - 30) / max(1, len(stages) - 1) if len(stages) > 1 else 0

@@ -22,10 +22,10 @@ ARMS = {
     "upper": 0.8,
 }
 ROLES: dict[str, Role] = {
-    "cart": "source",
     "pocket": "target",
     "convex": "target",
     "village": "target",
+    "cart": "source",
 }
 UNITS: dict[str, Unit] = {"cart": "patient", "pocket": "patient", "convex": "image"}
 SHIFT = {"cart": 0.15, "pocket": 0.0, "convex": -0.08}

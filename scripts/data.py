@@ -22,6 +22,7 @@ from clients.data.importers.pocus_csv import read_pocus_csv
 from clients.data.readers import load_reader
 from common.config.data import DataSpec
 from common.errors import InputError
+from common.plugins import look_in
 
 app = typer.Typer(no_args_is_help=True, help="Check a site's data; import published sets.")
 console = Console(highlight=False, soft_wrap=True)
@@ -63,7 +64,10 @@ def check(
     test: Annotated[
         list[str] | None, typer.Option(help="COLUMN=PATTERN[,PATTERN]: these are the test rows.")
     ] = None,
-    reader: Annotated[str | None, typer.Option(help="Own reader, package.module:name.")] = None,
+    reader: Annotated[
+        str | None,
+        typer.Option(help="Own reader, package.module:name, installed or in this folder."),
+    ] = None,
     classes: Annotated[
         int, typer.Option(min=0, help="Classes of label masks; 0: binary masks.")
     ] = 0,
@@ -76,6 +80,7 @@ def check(
     The same --column, --where, --drop and --test as in a study show the rows it would see. A drawn
     split also depends on the site's name in the study and is shown here as an example.
     """
+    look_in(Path.cwd())
     spec = _spec(folder, column, extract, where, drop, test, reader)
     manifests = find_manifests(folder)
     failed = False

@@ -13,7 +13,9 @@ from clients.site_list import write_sites
 from common.config.load import load_study
 from common.config.study import Study
 from common.errors import InputError
+from common.own_parts import check_own_parts
 from common.plan import make_plan
+from common.plugins import look_in
 from scripts.live import Live, say
 from scripts.phantom.write import generate
 
@@ -59,6 +61,7 @@ def simulate(
     overrides = list(override or [])
     if jobs is not None:
         overrides.append(f"compute.jobs={jobs}")
+    look_in(study_file.parent)
     study = load_study(study_file, overrides)
     run_study_here(study, engine, data_root or Path("data"), out, resume)
 
@@ -71,6 +74,7 @@ def run_study_here(
     Raises:
         InputError: Before anything runs, with every problem of every site.
     """
+    check_own_parts(study)
     folder = out or Path("runs") / f"{study.name}-{study.digest[:8]}"
     finished = prepare_folder(folder, study, resume)
     if finished:

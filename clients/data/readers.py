@@ -5,7 +5,6 @@ gets the row's frame number because one file may hold a whole sweep.
 """
 
 import hashlib
-import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.errors import InputError
+from common.plugins import load_plugin
 
 Grey = NDArray[Any]
 Reader = Callable[[Path, int | None], Grey]
@@ -132,14 +131,7 @@ def load_reader(name: str | None) -> Reader:
     """
     if name is None:
         return read_pillow
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:
-        raise InputError(f"reader '{name}': {type(error).__name__}: {error}") from None
-    if not callable(found):
-        raise InputError(f"reader '{name}': is no function")
-    reader: Reader = found
+    reader: Reader = load_plugin(name, "reader")
     return reader
 
 

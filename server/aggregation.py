@@ -14,6 +14,7 @@ from torch import Tensor
 from common.config.stages import Federation
 from common.models.branches import State
 from common.plugins import load_plugin
+from server.context import StudyStopped
 
 
 class Rule(Protocol):
@@ -83,7 +84,7 @@ class FedAdam(RunningMean):
         self.federation = federation
 
     def result(self) -> State:
-        """start + eta m / (sqrt(v) + tau); running statistics and counters are plain means."""
+        """Give start + eta m / (sqrt(v) + tau); running statistics and counters stay means."""
         options = self.federation
         new: State = OrderedDict()
         for name, mean in self.mean.items():
@@ -102,6 +103,48 @@ class FedAdam(RunningMean):
         return new
 
 
+class OwnRule:
+    """Somebody's own rule; its result is checked before it is kept or goes out.
+
+    Args:
+        name: `package.module:name`.
+        start: The round's outgoing weights.
+        state: What the rule kept in the round before, empty before the first.
+    """
+
+    def __init__(self, name: str, start: Mapping[str, Tensor], state: State) -> None:
+        self.name, self.start = name, start
+        self.rule: Rule = load_plugin(name, "federation.aggregation")(start, state)
+        self.state: State = state
+
+    def add(self, weights: Mapping[str, Tensor], weight: float) -> None:
+        """Hand one site's reply on."""
+        self.rule.add(weights, weight)
+
+    def result(self) -> State:
+        """The rule's weights, in the order of the weights that went out.
+
+        Raises:
+            StudyStopped: Naming a tensor that is missing, unknown, malformed or not finite.
+        """
+        new = self.rule.result()
+        self.state = self.rule.state
+        what = f"federation.aggregation: {self.name!r}"
+        for name in [*new, *self.start]:
+            if name not in self.start or name not in new:
+                known = "is unknown" if name not in self.start else "is missing"
+                raise StudyStopped(f"{what}: {name} {known} in its result")
+        for name, tensor in self.start.items():
+            if new[name].shape != tensor.shape or new[name].dtype != tensor.dtype:
+                raise StudyStopped(
+                    f"{what}: {name} is {new[name].dtype} {tuple(new[name].shape)} in its result, "
+                    f"not {tensor.dtype} {tuple(tensor.shape)}"
+                )
+            if not bool(torch.isfinite(new[name]).all()):
+                raise StudyStopped(f"{what}: {name} holds NaN or infinity in its result")
+        return OrderedDict((name, new[name]) for name in self.start)
+
+
 def make_rule(federation: Federation, start: Mapping[str, Tensor], state: State) -> Rule:
     """The study's rule for one round.
 
@@ -111,5 +154,4 @@ def make_rule(federation: Federation, start: Mapping[str, Tensor], state: State)
         return RunningMean(start, state)
     if federation.aggregation == "fedadam":
         return FedAdam(start, state, federation)
-    rule: Rule = load_plugin(federation.aggregation, "federation.aggregation")(start, state)
-    return rule
+    return OwnRule(federation.aggregation, start, state)

@@ -71,6 +71,7 @@ def render(study: Mapping[str, Any], events: Iterable[Event], results: Results |
     template = page.environment(TEMPLATES).get_template("report.html.j2")
     return template.render(
         study=log.study,
+        untrained=study.get("untrained", ""),
         config=json.dumps(study, indent=1, sort_keys=True, ensure_ascii=False),
         log=log,
         results=results,

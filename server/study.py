@@ -115,7 +115,7 @@ def _traffic(context: ServerContext) -> Traffic:
 
 def _notes(context: ServerContext) -> list[str]:
     """What a reader must know beside the numbers."""
-    notes = []
+    notes = [f"untrained: {context.study.untrained}"] if context.study.untrained else []
     for key, training in context.plan.trainings.items():
         record = context.run.checkpoint(key).load(key)
         if record.note:

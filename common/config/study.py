@@ -119,6 +119,9 @@ class Study(Table):
     federation: Federation = option(Federation, "aggregation")
     wire: Wire = option(Wire, "tensors on the way")
     compute: Compute = option(Compute, "the machine")
+    untrained: str = option(
+        "", "why the numbers mean nothing; set by --smoke, shown on every report"
+    )
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -158,11 +161,13 @@ class Study(Table):
 
     def for_sites(self) -> "Study":
         """The study as it crosses to the sites: no folder, column, pattern or path of anybody."""
+        # Sites take their start from the server, but a study with `from_weights` must name a file.
+        weights = "at the server" if self.model.weights else ""
         return self.model_copy(
             update={
                 "sites": {name: Site(role=site.role) for name, site in self.sites.items()},
                 "phantom": None,
-                "model": self.model.model_copy(update={"weights": ""}),
+                "model": self.model.model_copy(update={"weights": weights}),
             }
         )
 

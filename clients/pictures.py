@@ -127,7 +127,7 @@ def overlay(
         reference: Whether to draw the reference's outline, where there is one.
     """
     height, width = case.image_HW.shape
-    stroke = max(height, width) / 95
+    stroke = max(height, width) / 115
     paths = []
     if reference and case.reference_CHW is not None:
         colors = CLASS_COLORS if len(case.reference_CHW) > 1 else (REFERENCE_COLOR,)

@@ -37,10 +37,11 @@ ROWS_SHOWN = 400
 
 
 def choose(table: Table, main: str, count: int = 12) -> list[str]:
-    """Which images to show: the worst half, then from the rest evenly up to the best.
+    """Which images to show: the worst of the worst patients, then evenly up to the best.
 
     Worst is the lowest Dice of the main arm; without a reference the lowest agreement, else the
-    lowest confidence.
+    lowest confidence. Frames of one patient fail alike, so half of the places go to the worst
+    image of as many patients.
 
     Args:
         table: The site's per-image table.
@@ -50,11 +51,14 @@ def choose(table: Table, main: str, count: int = 12) -> list[str]:
     Returns:
         Ids, worst first.
     """
-    order = [row["image"] for row in rank(table, main)]
-    worst, rest = order[: math.ceil(count / 2)], order[math.ceil(count / 2) :]
+    ranked = rank(table, main)
+    first = {row["cluster"]: row["image"] for row in reversed(ranked)}  # the worst stays
+    order = [row["image"] for row in ranked]
+    worst = [image for image in order if image in first.values()][: math.ceil(count / 2)]
+    rest = [image for image in order if image not in worst]
     spare = min(count - len(worst), len(rest))
-    steps = [len(rest) - 1 - (i * (len(rest) - 1)) // max(1, spare - 1) for i in range(spare)]
-    return worst + [rest[i] for i in sorted(set(steps))]
+    steps = {len(rest) - 1 - (i * (len(rest) - 1)) // max(1, spare - 1) for i in range(spare)}
+    return sorted(worst + [rest[i] for i in steps], key=order.index)
 
 
 def rank(table: Table, main: str) -> list[dict[str, Any]]:
@@ -154,7 +158,7 @@ def render(
         fusion=[
             _fusion(case, n, main, threshold) for n, case in enumerate(cases) if case.weights_CHW
         ],
-        members=list(cases[0].members_CHW) if cases else [],
+        members=list(_short(cases[0].members_CHW).values()) if cases else [],
         classes=list(zip(classes, CLASS_COLORS, strict=False)),
         colors={"reference": REFERENCE_COLOR, "prediction": CLASS_COLORS[0]},
         ramps={"confidence": ramp(CONFIDENCE_MAP), "weight": ramp(WEIGHT_MAP)},
@@ -217,10 +221,13 @@ def _fusion(case: Case, n: int, main: str, threshold: float) -> dict[str, Any]:
     """P1 Fig. 6 for one image: each branch's outline and confidence, the weight, the result."""
     key = f"case-{n}"
     panels: list[tuple[str, Markup]] = []
+    short = _short(case.members_CHW)
     for member, p_CHW in case.members_CHW.items():
         alt = f"{case.name}: outline of branch {member}"
         mask_CHW = p_CHW >= threshold
-        panels.append((member, overlay(case, key, alt=alt, mask_CHW=mask_CHW, reference=True)))
+        panels.append(
+            (short[member], overlay(case, key, alt=alt, mask_CHW=mask_CHW, reference=True))
+        )
         alt = f"{case.name}: confidence of branch {member}"
         panels.append(
             ("confidence", color_map(case.confidence_CHW[member], name=CONFIDENCE_MAP, alt=alt))
@@ -228,12 +235,18 @@ def _fusion(case: Case, n: int, main: str, threshold: float) -> dict[str, Any]:
     shown = list(case.weights_CHW)[:1] if len(case.weights_CHW) == 2 else list(case.weights_CHW)
     for member in shown:
         alt = f"{case.name}: fusion weight of branch {member}"
-        label = f"weight of {member}"
+        label = f"weight of {short[member]}"
         panels.append((label, color_map(case.weights_CHW[member], name=WEIGHT_MAP, alt=alt)))
     alt = f"{case.name}: outline of {main}"
     mask_CHW = case.fused_CHW[main] >= threshold
     panels.append((main, overlay(case, key, alt=alt, mask_CHW=mask_CHW, reference=True)))
     return {"case": case, "panels": panels}
+
+
+def _short(members: Mapping[str, Any]) -> dict[str, str]:
+    """Branches by their arm's name alone ("mim" of "mim/finetune_mim") where that tells them."""
+    short = {member: member.split("/")[0] for member in members}
+    return short if len(set(short.values())) == len(short) else {m: m for m in members}
 
 
 def _curves(epochs: Sequence[EpochLine]) -> Markup | None:

@@ -9,13 +9,13 @@ by retrieval and a linear probe (clients/representation.py).
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from clients import representation
 from clients.data.site import SiteData
@@ -28,10 +28,11 @@ from clients.evaluation import (
     summarise,
     tabulate,
 )
-from clients.infusion import fuse
 from clients.norm import last_norm
+from clients.predictions import fused_predictions, keep_prediction, prediction_file
 from clients.request import Request, Result
 from clients.site import open_site, training_rows
+from clients.site_page import write_page
 from clients.stages.adapt import image_batches
 from clients.training import adapt_batch_norm, autocast
 from common.models.branches import SegmentationModel, load_shared, segmentation_network
@@ -50,57 +51,50 @@ def run(request: Request) -> Result:
 
 
 def predict(request: Request) -> Result:
-    """Write a member's probabilities (N, C, H, W) on the test images in the site's folder.
+    """Write a member's probabilities (N, C, H, W) on the test images in the site's folder."""
+    network = _network(request)
+    _over_test_set(request, network, lambda images_B1HW: network(images_B1HW).float().sigmoid())
+    return Result({})
+
+
+def extract(request: Request) -> Result:
+    """Write an encoder's features (N, D) of the test images in the site's folder."""
+    network = _network(request)
+    feature = cast(SegmentationModel, network).feature
+    _over_test_set(request, network, lambda images_B1HW: feature(images_B1HW).float())
+    return Result({})
+
+
+def _network(request: Request) -> nn.Module:
+    """The incoming weights as a network.
 
     Where BatchNorm stays local, a site that took part uses its own, any other recomputes the
     statistics on its own images (AdaBN).
     """
     study, compute = request.study, request.study.compute
-    data = open_site(request.site, study)
     network = segmentation_network(study)
     load_shared(network, request.weights)
     network.to(compute.device)
     if study.federation.norm == "local":
-        key, _ = split_member(request.target)
-        own = last_norm(request, key)
-        if own is not None:
+        own = last_norm(request, split_member(request.target)[0])
+        if own is not None and own.keys() <= network.state_dict().keys():
             network.load_state_dict({**network.state_dict(), **own})
         else:
+            data = open_site(request.site, study)
             pool = training_rows(data, "adapt")
             adapt_batch_norm(network, image_batches(data, pool, compute))
-    network.eval()
+    return network.eval()
+
+
+def _over_test_set(request: Request, network: nn.Module, say: Callable[[Tensor], Tensor]) -> None:
+    """Keep what the network says of all test images, in their order."""
+    compute = request.study.compute
+    data = open_site(request.site, request.study)
     parts = []
-    with torch.inference_mode():
+    with torch.inference_mode(), autocast(compute):
         for images_B1HW in image_batches(data, data.split.test, compute):
-            with autocast(compute):
-                logits_BCHW = network(images_B1HW)
-            parts.append(logits_BCHW.float().sigmoid().cpu().numpy())
-    _keep(request, np.concatenate(parts))
-    return Result({})
-
-
-def extract(request: Request) -> Result:
-    """Write an encoder's features (N, D) of the test images in the site's folder.
-
-    Where BatchNorm stays local, an encoder that has any recomputes its statistics here (AdaBN).
-    """
-    study, compute = request.study, request.study.compute
-    data = open_site(request.site, study)
-    network = segmentation_network(study)
-    load_shared(network, request.weights)
-    network.to(compute.device)
-    if study.federation.norm == "local":
-        pool = training_rows(data, "adapt")
-        adapt_batch_norm(network, image_batches(data, pool, compute))
-    network.eval()
-    parts = []
-    with torch.inference_mode():
-        for images_B1HW in image_batches(data, data.split.test, compute):
-            with autocast(compute):
-                features_BD = cast(SegmentationModel, network).feature(images_B1HW)
-            parts.append(features_BD.float().cpu().numpy())
-    _keep(request, np.concatenate(parts))
-    return Result({})
+            parts.append(say(images_B1HW).cpu().numpy())
+    keep_prediction(request, np.concatenate(parts))
 
 
 def score_features(request: Request) -> Result:
@@ -161,24 +155,9 @@ def score(request: Request) -> Result:
     )
     table = tabulate(scores, names, clusters, classes=study.classes)
     write_table(request.site.folder / "scores.csv", table)
+    if study.evaluate.overlays:
+        write_page(request, data, table, flat, main)
     return Result(_typed(flat))
-
-
-def fused_test_set(
-    request: Request, data: SiteData, arm: Arm, start: int, stop: int
-) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
-    """An arm's fused probabilities and its branches', (n, C, H, W), of a slice of the test set."""
-    members = [
-        torch.from_numpy(np.load(prediction_file(request, m), mmap_mode="r")[start:stop].copy())
-        for m in arm.members[request.site.name]
-    ]
-    fused = fuse(members, arm.infusion)
-    return fused.numpy(), [member.numpy() for member in members]
-
-
-def prediction_file(request: Request, member: str) -> Path:
-    """Where a member's probabilities lie in the site's own folder."""
-    return request.site.folder / "predictions" / f"{member.replace('/', '.')}.npy"
 
 
 def write_table(
@@ -189,16 +168,6 @@ def write_table(
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(table)
-
-
-def _keep(request: Request, array: NDArray[np.float32]) -> None:
-    """Write what a member says into the site's own folder, in one move."""
-    path = prediction_file(request, request.target)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.save(file, array)
-    partial.replace(path)
 
 
 def _typed(flat: Mapping[str, float]) -> dict[str, float | int]:
@@ -214,7 +183,8 @@ def _score_arm(request: Request, data: SiteData, arm: Arm, referenced: bool) -> 
     parts = []
     for start in range(0, len(rows), BATCH):
         chosen = rows[start : start + BATCH]
-        fused, branches = fused_test_set(request, data, arm, start, start + BATCH)
+        fused, branches = fused_predictions(request, arm, slice(start, start + BATCH))
+        prediction = Prediction(fused, branches)
         reference = data.masks(chosen, stage="evaluate") if referenced else None
-        parts.append(score_images(Prediction(fused, branches), reference))
+        parts.append(score_images(prediction, reference, threshold=arm.infusion.threshold))
     return join_scores(parts)

@@ -4,6 +4,8 @@ import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -40,18 +42,55 @@ def encode(tensor: Tensor, spec: TensorSpec, wire_dtype: str) -> NDArray[Any]:
     return plain.to(getattr(torch, wire_dtype)).numpy()
 
 
+def array_dtype(spec: TensorSpec, wire_dtype: str) -> str:
+    """Name of numpy's dtype that a tensor has while it travels."""
+    return ARRAY_DTYPES[wire_dtype] if spec.is_float else spec.dtype
+
+
+def parse(data: bytes, spec: TensorSpec, wire_dtype: str) -> NDArray[Any]:
+    """The array in the bytes of a .npy file, which must be the only bytes that `encode` can give.
+
+    The header is compared, not interpreted: no pickle, archive, foreign order of bytes or of
+    axes, padding or trailing byte has a way in, and none can ask for memory.
+
+    Args:
+        data: As numpy writes an array.
+        spec: The tensor that it should be.
+        wire_dtype: The study's.
+
+    Raises:
+        PayloadError: If header or length differ from what the spec demands.
+    """
+    dtype = np.dtype(array_dtype(spec, wire_dtype))
+    header = _npy_header(dtype.str, spec.shape)
+    if not data.startswith(header):
+        raise PayloadError(f"{spec.name}: not a plain array {dtype} {spec.shape}")
+    if len(data) != len(header) + math.prod(spec.shape) * dtype.itemsize:
+        raise PayloadError(f"{spec.name}: {len(data)} bytes are too few or too many")
+    return np.frombuffer(data, dtype, offset=len(header)).reshape(spec.shape).copy()
+
+
+@lru_cache(maxsize=4096)
+def _npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
+    buffer = BytesIO()
+    fields = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, fields)
+    return buffer.getvalue()
+
+
 def decode(array: NDArray[Any], spec: TensorSpec, wire_dtype: str) -> Tensor:
     """One tensor as it arrived, checked.
 
     Raises:
         PayloadError: If dtype or shape differ from the spec, or a value is no finite number.
     """
-    expected = ARRAY_DTYPES[wire_dtype] if spec.is_float else spec.dtype
+    expected = array_dtype(spec, wire_dtype)
     if str(array.dtype) != expected:
         raise PayloadError(f"{spec.name}: dtype {array.dtype}, expected {expected}")
     if array.shape != spec.shape:
         raise PayloadError(f"{spec.name}: shape {array.shape}, expected {spec.shape}")
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    # asarray, not ascontiguousarray: that one gives a scalar an axis.
+    tensor = torch.from_numpy(np.asarray(array, order="C"))
     if not spec.is_float:
         return tensor
     if wire_dtype == "bfloat16":
@@ -113,9 +152,7 @@ def check_metrics(
 def payload_bytes(specs: Iterable[TensorSpec], wire_dtype: str) -> int:
     """Serialised tensor bytes of one message: what "MB moved" counts, the same in every engine."""
     return sum(
-        math.prod(spec.shape)
-        * np.dtype(ARRAY_DTYPES[wire_dtype] if spec.is_float else spec.dtype).itemsize
-        for spec in specs
+        math.prod(spec.shape) * np.dtype(array_dtype(spec, wire_dtype)).itemsize for spec in specs
     )
 
 
@@ -124,8 +161,11 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in state.items():
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-                      if tensor.dim() else tensor.detach().cpu().numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            if tensor.dim()
+            else tensor.detach().cpu().numpy().tobytes()
+        )
     return digest.hexdigest()
 
 

@@ -6,13 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.constant import SType
 from torch import Tensor
 
 from common.config.study import Study
-from common.wire.payload import PayloadError, check_names, decode, encode
+from common.wire.payload import (
+    PayloadError,
+    array_dtype,
+    check_names,
+    decode,
+    encode,
+    parse,
+)
 from common.wire.vocabulary import TensorSpec
 
 WEIGHTS, METRICS, INSTRUCTION = "weights", "metrics", "instruction"
+KINDS: Mapping[str, type] = {
+    WEIGHTS: ArrayRecord, METRICS: MetricRecord, INSTRUCTION: ConfigRecord
+}  # fmt: skip
 ERROR_INPUT, ERROR_REFUSED, ERROR_FAILED, ERROR_MEMORY = 1001, 1002, 1003, 1004
 """All that a site says of its troubles: its data, the instruction, its code, its memory."""
 
@@ -127,20 +138,24 @@ def unpack_weights(
     check_names(list(record), specs)
     state: OrderedDict[str, Tensor] = OrderedDict()
     for spec in specs:
-        try:
-            array = record[spec.name].numpy()
-        except (ValueError, TypeError, EOFError):
-            raise PayloadError(f"{spec.name}: not a plain array") from None
-        state[spec.name] = decode(array, spec, wire_dtype)
+        array = record[spec.name]
+        # What an array says of itself beside its bytes are free words, unless held to the spec.
+        told = (array.dtype, tuple(array.shape), array.stype)
+        if told != (array_dtype(spec, wire_dtype), spec.shape, SType.NUMPY):
+            raise PayloadError(f"{spec.name}: says it is {told!r:.80}")
+        state[spec.name] = decode(parse(array.data, spec, wire_dtype), spec, wire_dtype)
     return state
 
 
 def check_records(content: RecordDict, allowed: Sequence[str]) -> None:
-    """No record but the known ones.
+    """No record but the known ones, each of its own kind.
 
     Raises:
-        PayloadError: Naming how many unknown records came.
+        PayloadError: Naming how many unknown records came, or the record of another kind.
     """
     unknown = [name for name in content if name not in allowed]
     if unknown:
         raise PayloadError(f"{len(unknown)} unexpected record(s)")
+    for name in content:
+        if type(content[name]) is not KINDS[name]:
+            raise PayloadError(f"record {name}: is no {KINDS[name].__name__}")

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
+from pydantic import ValidationError
 
 from clients.request import Request, Result
 from clients.settings import SiteSettings
@@ -55,18 +56,22 @@ log = logging.getLogger("sonofed.site")
 app = ClientApp()
 
 
+Handler = Callable[[Message, Context], Message]
+Stage = Callable[[Request], Result]
+
+
 def register(
-    category: Callable[[str], Callable[[object], object]], stage: str, run: object
+    category: Callable[[str], Callable[[Handler], Handler]], stage: str, run: Stage
 ) -> None:
     """Put one handler into the app under the stage's name."""
 
     def handler(message: Message, context: Context) -> Message:
-        return answer(message, context, run)  # type: ignore[arg-type]
+        return answer(message, context, run)
 
     category(stage)(handler)
 
 
-def answer(message: Message, context: Context, run: Callable[[Request], Result]) -> Message:
+def answer(message: Message, context: Context, run: Stage) -> Message:
     """Check the instruction, run the stage, pack the result; on any trouble, a code."""
     site: SiteSettings | None = None
     try:
@@ -76,20 +81,24 @@ def answer(message: Message, context: Context, run: Callable[[Request], Result])
         seed = seed_of(study.seed, request.target, site.name, request.round, "global")
         with deterministic(seed, study.compute.threads):
             result = run(request)
-        content = pack(
-            weights=result.weights,
-            specs=specs if result.weights is not None else (),
-            wire_dtype=study.wire.dtype,
-            metrics=check_metrics(dict(result.metrics), metrics, complete=complete),
-        )
+        try:
+            content = pack(
+                weights=result.weights,
+                specs=specs if result.weights is not None else (),
+                wire_dtype=study.wire.dtype,
+                metrics=check_metrics(dict(result.metrics), metrics, complete=complete),
+            )
+        except PayloadError as error:
+            # A loss that is no number, for one: the instruction was sound, the training was not.
+            return _refuse(message, site, ERROR_FAILED, str(error))
         return Message(content, reply_to=message)
     except InputError as error:
         return _refuse(message, site, ERROR_INPUT, "\n".join(error.problems))
     except PayloadError as error:
         return _refuse(message, site, ERROR_REFUSED, str(error))
-    except (MemoryError, torch.OutOfMemoryError):
-        return _refuse(message, site, ERROR_MEMORY, _memory_advice(message))
-    except Exception:
+    except Exception as error:
+        if _out_of_memory(error):
+            return _refuse(message, site, ERROR_MEMORY, _memory_advice(message))
         return _refuse(message, site, ERROR_FAILED, traceback.format_exc())
 
 
@@ -112,7 +121,12 @@ def read(
     category, _, stage = message.metadata.message_type.partition(".")
     if stage != instruction.stage:
         raise PayloadError("instruction: its stage is not the message's")
-    study, plan = study_and_plan(instruction.study)
+    try:
+        study, plan = study_and_plan(instruction.study)
+    except ValidationError as error:
+        raise PayloadError(f"instruction: its study is not sound: {error}") from None
+    if study.canonical() != instruction.study:
+        raise PayloadError("instruction: its study is not written canonically")
     if instruction.seed != study.seed:
         raise PayloadError("instruction: its seed is not the study's")
     if study.sites.get(site.name) is None or study.sites[site.name].role != site.role:
@@ -179,10 +193,21 @@ def _refuse(message: Message, site: SiteSettings | None, code: int, words: str) 
     """Answer with a code; the words stay here, in the site's own log."""
     log.error("%s: %s", site.name if site else "site", words)
     if site is not None:
-        site.folder.mkdir(parents=True, exist_ok=True)
-        with (site.folder / "errors.log").open("a", encoding="utf-8") as file:
-            file.write(f"{message.metadata.message_type} ({code}): {words}\n")
+        try:
+            site.folder.mkdir(parents=True, exist_ok=True)
+            with (site.folder / "errors.log").open("a", encoding="utf-8") as file:
+                file.write(f"{message.metadata.message_type} ({code}): {words}\n")
+        except OSError as error:
+            # Flower would send the text of whatever escapes from here, path and all.
+            log.error("%s: errors.log cannot be written: %s", site.name, error)
     return Message(Error(code=code, reason="see the site's own log"), reply_to=message)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; on the CPU torch says so in words only."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def _memory_advice(message: Message) -> str:

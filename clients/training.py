@@ -230,12 +230,15 @@ def adapt_batch_norm(network: nn.Module, images: Iterable[Tensor]) -> None:
 class SegmentationSums:
     """Dice + BCE over a whole set, exact whatever the batches (P1 3.2.1).
 
-    BCE is the mean over all pixels, Dice is pooled over the set (or the mean over images).
+    BCE is the mean over all pixels; Dice is taken per class, pooled over the set (or the mean over
+    images), and averaged over the classes, as the loss of training does.
     """
 
     def __init__(self, epsilon: float, pooled: bool) -> None:
         self.epsilon, self.pooled = epsilon, pooled
-        self.bce = self.pixels = self.overlap = self.predicted = self.reference = 0.0
+        self.bce = self.pixels = 0.0
+        none_yet = torch.zeros((), dtype=torch.float64)
+        self.overlap_C = self.predicted_C = self.reference_C = none_yet
         self.dice_sum = 0.0
         self.hard_sum = 0.0
         self.images = 0
@@ -245,30 +248,29 @@ class SegmentationSums:
         p, y = probabilities_BCHW.double(), masks_BCHW.double()
         self.bce += float(F.binary_cross_entropy(p.clamp(1e-7, 1 - 1e-7), y, reduction="sum"))
         self.pixels += p.numel()
-        axes = (1, 2, 3)
-        overlap, predicted, reference = (p * y).sum(axes), p.sum(axes), y.sum(axes)
-        self.overlap += float(overlap.sum())
-        self.predicted += float(predicted.sum())
-        self.reference += float(reference.sum())
-        dice = (2 * overlap + self.epsilon) / (predicted + reference + self.epsilon)
-        self.dice_sum += float(dice.sum())
+        axes = (2, 3)
+        overlap_BC, predicted_BC, reference_BC = (p * y).sum(axes), p.sum(axes), y.sum(axes)
+        self.overlap_C = self.overlap_C + overlap_BC.sum(0).cpu()
+        self.predicted_C = self.predicted_C + predicted_BC.sum(0).cpu()
+        self.reference_C = self.reference_C + reference_BC.sum(0).cpu()
+        dice_BC = (2 * overlap_BC + self.epsilon) / (predicted_BC + reference_BC + self.epsilon)
+        self.dice_sum += float(dice_BC.mean(1).sum())
         hard = (p >= 0.5).double()
-        hard_dice = (2 * (hard * y).sum(axes) + 1) / (hard.sum(axes) + reference + 1)
-        self.hard_sum += float(hard_dice.sum())
+        hard_BC = (2 * (hard * y).sum(axes) + 1) / (hard.sum(axes) + reference_BC + 1)
+        self.hard_sum += float(hard_BC.mean(1).sum())
         self.images += len(p)
 
     @property
     def loss(self) -> float:
         """DiceBCE of the set."""
         if self.pooled:
-            dice = (2 * self.overlap + self.epsilon) / (
-                self.predicted + self.reference + self.epsilon
-            )
+            total_C = self.predicted_C + self.reference_C + self.epsilon
+            dice = float(((2 * self.overlap_C + self.epsilon) / total_C).mean())
         else:
             dice = self.dice_sum / self.images
         return 1 - dice + self.bce / self.pixels
 
     @property
     def dice(self) -> float:
-        """Mean Dice of the thresholded images."""
+        """Mean Dice of the thresholded images and classes."""
         return self.hard_sum / self.images

@@ -17,13 +17,24 @@ def _file(request: Request, key: str, round_: int) -> Path:
     return request.site.folder / "norm" / key / f"{round_}.safetensors"
 
 
-def take_norm(request: Request, network: nn.Module) -> None:
-    """Put the site's own BatchNorms of the last round into a network, where it keeps them."""
+def take_norm(request: Request, network: nn.Module, *, after: bool = False) -> bool:
+    """Put the site's own BatchNorms into a network, where it keeps them.
+
+    Args:
+        request: Says which round of which training this is.
+        network: Of that training.
+        after: Those that the round left (to judge it), not those that it began with.
+
+    Returns:
+        Whether there were any.
+    """
     if request.study.federation.norm == "average":
-        return
-    path = _file(request, request.target, request.round - 1)
-    if path.exists():
-        network.load_state_dict({**network.state_dict(), **load_file(path)})
+        return False
+    path = _file(request, request.target, request.round if after else request.round - 1)
+    if not path.exists():
+        return False
+    network.load_state_dict({**network.state_dict(), **load_file(path)})
+    return True
 
 
 def keep_norm(request: Request, network: nn.Module) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from clients.augment import segmentation_view
 from clients.data.site import SiteData
 from clients.infusion import fuse
+from clients.norm import keep_norm, last_norm, take_norm
 from clients.request import Request, Result
 from clients.site import open_site, training_rows
 from clients.stages.finetune import with_masks
@@ -50,7 +51,8 @@ def run(request: Request) -> Result:
     data = open_site(request.site, study)
     rows = training_rows(data, "adapt")
     students = _members(request)
-    if settings.adabn:
+    kept = take_norm(request, students)
+    if settings.adabn or (study.federation.norm == "local" and not kept):
         for student in students:
             adapt_batch_norm(student, image_batches(data, rows, compute))
     teachers = copy.deepcopy(students).eval()
@@ -95,6 +97,8 @@ def run(request: Request) -> Result:
         make_optimizer(students.parameters(), settings),
         after_step=follow,
     )
+    teachers.cpu()
+    keep_norm(request, teachers)
     confidences, foregrounds = zip(*seen, strict=True)
     metrics = {
         "examples": len(rows),
@@ -104,7 +108,7 @@ def run(request: Request) -> Result:
         "confidence": float(np.mean(confidences)),
         "foreground": float(np.mean(foregrounds)),
     }
-    return Result(metrics, shared_state(teachers.cpu(), study.federation.norm))
+    return Result(metrics, shared_state(teachers, study.federation.norm))
 
 
 def check(request: Request) -> Result:
@@ -117,8 +121,12 @@ def check(request: Request) -> Result:
     assert isinstance(settings, Adapt)
     data = open_site(request.site, study)
     members = _members(request)
-    if settings.adabn:
-        for member in members:
+    local = study.federation.norm == "local"
+    for member, key in zip(members, request.training.start, strict=True):
+        own = last_norm(request, key) if local else None
+        if own is not None:
+            member.load_state_dict({**member.state_dict(), **own})
+        if settings.adabn or (local and own is None):
             adapt_batch_norm(member, image_batches(data, data.split.train, study.compute))
     sums = _fused_sums(members, data, study)
     return Result({"val_loss": sums.loss, "val_dice": sums.dice, "val_images": sums.images})

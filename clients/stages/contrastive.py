@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.augment import contrastive_view
+from clients.norm import keep_norm, take_norm
 from clients.request import Request, Result
 from clients.site import open_site, training_rows
 from clients.training import draws, make_optimizer, proximal_of, run_epochs, to_unit
@@ -34,6 +35,7 @@ def run(request: Request) -> Result:
     rows = training_rows(data, "contrastive")
     network = fresh(study, training)
     load_shared(network, request.weights)
+    take_norm(request, network)
     network.to(compute.device)
     anchor = proximal_of(request, network)
     generator = draws(request, "views")
@@ -92,6 +94,7 @@ def run(request: Request) -> Result:
         request, network, rows, step, make_optimizer(network.parameters(), settings)
     )
     network.cpu()
+    keep_norm(request, network)
     metrics = {
         "examples": len(rows),
         "patients": len(np.unique(data.clusters[rows])),

@@ -35,7 +35,12 @@ from clients.site import open_site, training_rows
 from clients.site_page import write_page
 from clients.stages.adapt import image_batches
 from clients.training import adapt_batch_norm, autocast
-from common.models.branches import SegmentationModel, load_shared, segmentation_network
+from common.models.branches import (
+    SegmentationModel,
+    load_shared,
+    member_of,
+    segmentation_network,
+)
 from common.plan import Arm, split_member
 from common.seeds import seed_of
 
@@ -76,7 +81,10 @@ def _network(request: Request) -> nn.Module:
     load_shared(network, request.weights)
     network.to(compute.device)
     if study.federation.norm == "local":
-        own = last_norm(request, split_member(request.target)[0])
+        key, index = split_member(request.target)
+        own = last_norm(request, key)
+        if own is not None and "#" in request.target:
+            own = member_of(own, index)
         if own is not None and own.keys() <= network.state_dict().keys():
             network.load_state_dict({**network.state_dict(), **own})
         else:

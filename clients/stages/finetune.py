@@ -106,7 +106,7 @@ def check(request: Request) -> Result:
     data = open_site(request.site, request.study)
     network = fresh(request.study, request.training)
     load_shared(network, request.weights)
-    take_norm(request, network)
+    take_norm(request, network, after=True)
     network.to(request.study.compute.device)
     sums = validate(network, data, request.training.stage, request.study, settings)
     return Result({"val_loss": sums.loss, "val_dice": sums.dice, "val_images": sums.images})
@@ -123,7 +123,8 @@ def loss_function(settings: Finetune) -> SegmentationLoss:
 
 def with_masks(data: SiteData, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Those of the rows that have a mask."""
-    return rows[data.has_mask[rows]]
+    masked: NDArray[np.int64] = rows[data.has_mask[rows]]
+    return masked
 
 
 def validate(

@@ -30,12 +30,14 @@ def _open(site: SiteSettings, side: int, classes: tuple[str, ...], split: SplitC
 def check_batches(
     data: SiteData, site: SiteSettings, study: Study, trainings: list[Training]
 ) -> None:
-    """A site must fill at least one batch of every training it takes part in.
+    """A site must have test images, and fill a batch of every training it takes part in.
 
     Raises:
-        InputError: Naming the site, the stage and the batch for every one that it cannot fill.
+        InputError: Naming the site, and each stage that it has too few images for.
     """
     problems = []
+    if not len(data.split.test):
+        problems.append(f"site {site.name}: no image is left to test on (stage evaluate)")
     for training in trainings:
         if site.name not in training.participants:
             continue

@@ -1,6 +1,7 @@
 """Somebody's own parts held to their promises before a study begins, all mistakes at once."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -42,7 +43,7 @@ def _checks(study: Study) -> Iterator[Callable[[], None]]:
     }
     for name, key in losses.items():
         if ":" in name:
-            yield lambda name=name, key=key: _check_loss(name, key, study.channels)
+            yield partial(_check_loss, name, key, study.channels)
     if ":" in study.infusion.confidence:
         yield lambda: _check_confidence(study.infusion.confidence, study.channels)
     if ":" in study.federation.aggregation:

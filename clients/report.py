@@ -261,7 +261,7 @@ def _curves(epochs: Sequence[EpochLine]) -> Markup | None:
     rows = math.ceil(len(trainings) / columns)
     said = []
     with page.drawing():
-        drawn = page.figure(1040, rows * 180 + 8)
+        drawn = page.figure(920, rows * 180 + 8)
         grid = drawn.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(trainings) :]:
             axes.set_visible(False)
@@ -274,7 +274,7 @@ def _curves(epochs: Sequence[EpochLine]) -> Markup | None:
                 axes.axvline(x - 0.5, color=page.RULE, linewidth=0.8)
             marked = "o" if len(lines) <= 16 else ""
             axes.plot(steps, losses, color=page.ACCENT, linewidth=1.7, marker=marked, markersize=4)
-            axes.set_title(key)
+            axes.set_title(page.title(key))
             axes.set_xlabel("local epoch")
             axes.grid(axis="x", visible=False)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))

@@ -78,6 +78,11 @@ def figure(width_px: float, height_px: float) -> Figure:
     return Figure(figsize=(width_px / 72, height_px / 72), layout="constrained")
 
 
+def title(training: str) -> str:
+    """A training's name above a small panel: a long one breaks at its slash."""
+    return training if len(training) <= 32 else training.replace("/", "/\n", 1)
+
+
 def svg(drawn: Figure, *, name: str, alt: str) -> Markup:
     """A figure as inline SVG: themed by CSS, the same bytes each time, described for all readers.
 
@@ -104,7 +109,7 @@ def svg(drawn: Figure, *, name: str, alt: str) -> Markup:
     width, height = (float(x) for x in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0])
     opening = (
         f'<svg role="img" aria-label="{html.escape(alt, quote=True)}" class="plot" '
-        f'viewBox="0 0 {width:g} {height:g}" style="max-width:{width:g}px" '
+        f'viewBox="0 0 {width:g} {height:g}"'
     )
     text = re.sub(r"<svg\b[^>]*>", opening + ">", text, count=1)
     text = text.replace(' xlink:href="', ' href="')
@@ -292,5 +297,9 @@ footer { margin-top: 48px; padding-top: 12px; border-top: 1px solid var(--rule);
   body { font-size: 9.5pt; } main { max-width: none; padding: 0; }
   section { margin-top: 22px; } h1 { font-size: 26pt; } .lede { font-size: 12.5pt; }
   h2, h3, thead { break-after: avoid; } figure, tr, .banner { break-inside: avoid; }
-  table { font-size: 8.5pt; } details:not([open]) { display: none; } }
+  table { font-size: 8.5pt; } th, td { padding-top: 3px; padding-bottom: 3px; }
+  td.ci, thead th, caption, .note, figcaption, .caption, .key, dl.words, footer,
+  tbody tr.group th small, .facts dt, .facts dd small { font-size: 8pt; }
+  .banner { font-size: 9.5pt; } .facts { grid-template-columns: repeat(6, 1fr); }
+  .facts dd { font-size: 13pt; } details:not([open]) { display: none; } }
 """

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from common import page
 from common.formats import Results, RoundEvent
 
-WIDTH_PX = 1040
+WIDTH_PX = 920
 BOUNDS = ("lower", "upper")
 
 
@@ -258,7 +258,7 @@ def _curve_panel(axes: Axes, curve: Curve, colors: Mapping[str, str]) -> None:
             transform=axes.get_xaxis_transform(),
             clip_on=False,
         )
-    axes.set_title(curve.key)
+    axes.set_title(page.title(curve.key))
     axes.set_xlim(0.7, longest + 0.3)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(4))

@@ -148,9 +148,9 @@ def fresh(study: Study, training: Training) -> nn.Module:
 
 
 def untrained_encoder(study: Study) -> State:
-    """The encoder where the contrastive trainings start: the floor that arms are held against."""
+    """The encoder where every pretraining starts: the floor that the arms are held against."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(study.seed, "initial", "segmentation", 0))
+        torch.manual_seed(seed_of(study.seed, "initial", 0))
         return encoder_of(shared_state(segmentation_network(study), study.federation.norm))
 
 

@@ -250,8 +250,18 @@ def _comparisons(
 def _remarks(
     stats: Mapping[str, Stats], units: Mapping[str, Unit], arms: Mapping[str, ArmResult]
 ) -> list[str]:
-    """What a reader must know of each site's numbers."""
+    """What a reader must know of each site's numbers, and of the means over targets."""
     remarks = []
+    most: dict[str, int] = {}
+    for arm in arms.values():
+        for metric, target in arm.targets.items():
+            most[metric] = max(most.get(metric, 0), target.n_sites)
+    remarks += [
+        f"{metric}: the mean of targets is over {n} of {max(most.values())} sites; the others have "
+        "no such number."
+        for metric, n in most.items()
+        if n < max(most.values())
+    ]
     for site in stats:
         of_site = [arm.sites[site] for arm in arms.values() if site in arm.sites]
         if not of_site:

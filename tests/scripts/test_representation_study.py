@@ -96,6 +96,9 @@ def test_every_arm_is_scored_at_every_site(run: Path) -> None:
     compared = {(c.other, c.metric) for c in results.comparisons}
     assert compared == {(arm, metric) for arm in ARMS[1:] for metric in retrieval}
     assert any(note.startswith("south: no linear probe") for note in results.notes)
+    assert any(
+        note.startswith("probe_auroc: the mean of targets is over 1 of 2") for note in results.notes
+    )
     assert not any("mask" in note and "pairs" not in note for note in results.notes)
 
 

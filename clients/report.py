@@ -29,6 +29,7 @@ from common import page
 from common.formats import EpochLine, Role, Unit
 
 TEMPLATES = Path(__file__).parent / "templates"
+"""Jinja; named .md because Flower bundles neither .j2 nor .html."""
 
 Table = Sequence[Mapping[str, str | float]]
 """As `clients.evaluation.tabulate` gives it."""
@@ -136,7 +137,7 @@ def render(
     arms = list(dict.fromkeys(str(row["arm"]) for row in table))
     referenced = f"{main}.dice.mean" in metrics
     named = OVERLAP if referenced else WITHOUT_REFERENCE
-    template = page.environment(TEMPLATES).get_template("report.html.j2")
+    template = page.environment(TEMPLATES).get_template("report.html.md")
     return template.render(
         site=site,
         role=role,

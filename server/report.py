@@ -17,6 +17,7 @@ from server import report_figures as figures
 from server import report_views as views
 
 TEMPLATES = Path(__file__).parent / "templates"
+"""Jinja; named .md because Flower bundles neither .j2 nor .html."""
 
 
 def write_report(run: Path) -> Path:
@@ -68,7 +69,7 @@ def render(study: Mapping[str, Any], events: Iterable[Event], results: Results |
     primary = (views.primary(results) if results else None) or "dice"
     label = views.METRICS[primary][0]
     compared = [c for c in results.comparisons if c.metric == primary] if results else []
-    template = page.environment(TEMPLATES).get_template("report.html.j2")
+    template = page.environment(TEMPLATES).get_template("report.html.md")
     return template.render(
         study=log.study,
         untrained=study.get("untrained", ""),

@@ -132,8 +132,4 @@ def _notes(context: ServerContext) -> list[str]:
         alone = record.totals["anchors_without_negatives"]
         if alone:
             notes.append(f"{key}: {alone:,} anchors had every negative masked; their loss is 0")
-    if context.study.representation:
-        return notes
-    missing = [site for site in context.study.sites if context.enrolled[site]["masks"] == 0]
-    notes += [f"{site}: no reference masks; agreement and confidence instead" for site in missing]
     return notes

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from clients.augment import segmentation_view
 from clients.data.site import SiteData
-from clients.infusion import fuse
+from clients.infusion import fuse, pixel_weight
 from clients.norm import keep_norm, last_norm, take_norm
 from clients.request import Request, Result
 from clients.site import open_site, training_rows
@@ -33,7 +33,6 @@ from clients.training import (
 )
 from common.config.stages import Adapt, Compute
 from common.config.study import Study
-from common.fusion import confidence_map
 from common.models.branches import fresh, load_shared, shared_state
 from common.objectives.dice_bce import dice_bce
 
@@ -70,7 +69,7 @@ def run(request: Request) -> Result:
         total = images_B1HW.new_zeros(())
         for student, p_BCHW in zip(students, taught, strict=True):
             pseudo = (p_BCHW >= study.infusion.threshold).float()
-            confidence = confidence_map(p_BCHW, "entropy")
+            confidence = pixel_weight(p_BCHW, study.infusion)
             seen.append((float(confidence.mean()), float(pseudo.mean())))
             maps = torch.cat([pseudo, confidence], dim=1)
             strong_B1HW, moved = segmentation_view(images_B1HW, maps, generator)

@@ -50,9 +50,9 @@ def parse_study(tables: Mapping[str, Any], origin: str) -> Study:
     try:
         return Study.model_validate(merged)
     except ValidationError as error:
-        raise InputError(
-            list(dict.fromkeys(f"{origin}: {line}" for line in _sentences(error, "finetune" in tables)))
-        ) from None
+        lines = _sentences(error, "finetune" in tables)
+        # A mistake in the shared table shows in each table that inherits it.
+        raise InputError(list(dict.fromkeys(f"{origin}: {line}" for line in lines))) from None
 
 
 def parse_value(text: str) -> Any:

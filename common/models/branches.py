@@ -2,13 +2,15 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from common.config.data import nearest
 from common.config.study import Study
+from common.errors import InputError
 from common.models.projection import ProjectionHead
 from common.models.transunet import TransUNet, TransUNetConfig
 from common.plan import Training
@@ -58,6 +60,12 @@ def model_config(study: Study, classes: int) -> TransUNetConfig:
     config = TransUNetConfig.preset(
         study.model.preset, image_size=study.model.image_size, classes=classes
     )
+    known = [field.name for field in fields(config)]
+    unknown = [key for key in study.model.options if key not in known]
+    if unknown:
+        raise InputError(
+            [f"model.options.{key}: unknown key{nearest(key, known)}" for key in unknown]
+        )
     return replace(
         config, geometry=study.model.geometry, dropout=study.model.dropout, **study.model.options
     )

@@ -5,7 +5,7 @@ import common.environment  # noqa: F401, I001 - before Flower
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -101,12 +101,12 @@ class GridExchange:
             del message
 
     def _push(self, question: Question, content: RecordDict, node: int) -> str:
-        message = self.grid.create_message(
+        message = Message(
             content,
-            f"{question.category}.{question.stage}",
             node,
-            f"{question.training or question.stage}/{question.round}",
-            self.study.federation.deadline_s,
+            f"{question.category}.{question.stage}",
+            ttl=self.study.federation.deadline_s,
+            group_id=f"{question.training or question.stage}/{question.round}",
         )
         (message_id,) = self.grid.push_messages([message])
         return message_id
@@ -132,7 +132,7 @@ class GridExchange:
             content = message.content
             check_records(content, (WEIGHTS, METRICS))
             weights = unpack_weights(content, question.up, self.study.wire.dtype)
-            received = content.metric_records.get(METRICS, {})
+            received: Mapping[str, object] = content.metric_records.get(METRICS, {})
             metrics = check_metrics(dict(received), question.metrics, complete=question.complete)
         except PayloadError as error:
             return Refusal(site, f"refused here: {error}", down)

@@ -1,24 +1,27 @@
 """A Flower grid in one process: the same ServerApp and ClientApp, no Ray, no ports.
 
 A message is handled when its reply is asked for; with several jobs, in worker processes that get
-and give serialised messages. This file alone touches Flower's internals (message ids and run ids
-are set as the SuperLink would); a contract test holds it against the installed Flower.
+and give serialised messages. This file alone touches Flower's internals (ids are set as Flower's
+own in-memory grid sets them); a contract test holds it against the installed Flower.
 """
 
 import common.environment  # noqa: F401, I001 - before Flower
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.connection import wait
 from pathlib import Path
 
-from flwr.app import DEFAULT_TTL, Context, Message, Metadata, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid
-from flwr.supercore.date import now
 from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
 
 from clients.app import SITES_VARIABLE
 from clients.app import app as client_app
@@ -42,10 +45,11 @@ class InProcessGrid(Grid):
         self.waiting: dict[str, Message] = {}
         self.running: dict[str, Future[bytes]] = {}
         self.count = 0
-        self.pool = (
-            ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) if jobs > 1 else None
-        )
+        self.strangers = set(multiprocessing.active_children())
+        self.pool = make_pool(jobs) if jobs > 1 else None
         self._run = Run.create_empty(RUN_ID)
+        # A new message takes its run and its sender from here.
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, SERVER_NODE, 1
 
     def set_run(self, run: Run) -> None:
         """Take over a run's description."""
@@ -64,30 +68,20 @@ class InProcessGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """Build a message with the ids that a SuperLink would give it."""
-        self.count += 1
-        metadata = Metadata(
-            run_id=RUN_ID,
-            message_id=str(self.count),
-            src_node_id=SERVER_NODE,
-            dst_node_id=dst_node_id,
-            reply_to_message_id="",
-            group_id=group_id,
-            created_at=now().timestamp(),
-            ttl=ttl or DEFAULT_TTL,
-            message_type=message_type,
-        )
-        return Message(metadata=metadata, content=content)
+        """Build a message; Flower asks for this method and advises against its use."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Ids of all sites."""
         return list(self.sites)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Keep the messages; with worker processes, start on them."""
+        """Give the messages their ids and keep them; with worker processes, start on them."""
         ids = []
         for message in messages:
-            message_id = message.metadata.message_id
+            self.count += 1
+            message_id = str(self.count)
+            message.metadata.__dict__["_message_id"] = message_id
             if self.pool is None:
                 self.waiting[message_id] = message
             else:
@@ -111,10 +105,22 @@ class InProcessGrid(Grid):
         """Push and pull; there is nothing to time out."""
         return list(self.pull_messages(self.push_messages(messages)))
 
-    def close(self) -> None:
-        """End the worker processes."""
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
+    def close(self, *, at_once: bool = False) -> None:
+        """End the worker processes, `at_once` in the middle of what they do."""
+        if self.pool is None:
+            return
+        if at_once:
+            for process in set(multiprocessing.active_children()) - self.strangers:
+                process.kill()
+        self.pool.shutdown(cancel_futures=True)
+
+
+def make_pool(jobs: int) -> ProcessPoolExecutor:
+    """Worker processes, forked from one that has imported everything once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    sites_file = os.environ.get(SITES_VARIABLE, "")
+    return ProcessPoolExecutor(jobs, context, initializer=_begin_work, initargs=(sites_file,))
 
 
 def run(folder: Path, sites_file: Path, jobs: int) -> None:
@@ -136,8 +142,11 @@ def run(folder: Path, sites_file: Path, jobs: int) -> None:
     )
     try:
         server_app(grid, context)
-    finally:
-        grid.close()
+    except BaseException:
+        # Ctrl-C too: what a worker has begun would be asked again in any case.
+        grid.close(at_once=True)
+        raise
+    grid.close()
 
 
 def _handle(site: str, message: Message) -> Message:
@@ -151,8 +160,23 @@ def _handle(site: str, message: Message) -> Message:
     return client_app(message, context)
 
 
+def _begin_work(sites_file: str) -> None:
+    """Prepare a worker: the sites, no say in Ctrl-C, and no life after its parent's."""
+    os.environ[SITES_VARIABLE] = sites_file
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
 def _pack(message: Message) -> bytes:
-    return message_to_proto(message).SerializeToString()
+    data: bytes = message_to_proto(message).SerializeToString()
+    return data
 
 
 def _unpack(data: bytes) -> Message:

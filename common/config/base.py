@@ -26,7 +26,5 @@ def option(default: Any, text: str, *, paper: str = "", **bounds: Any) -> Any:
     extra: dict[str, Any] = {"paper": paper}
     if isinstance(default, (dict, list)) or callable(default):
         factory = default if callable(default) else default.copy
-        return Field(
-            default_factory=factory, description=text, json_schema_extra=extra, **bounds
-        )
+        return Field(default_factory=factory, description=text, json_schema_extra=extra, **bounds)
     return Field(default, description=text, json_schema_extra=extra, **bounds)

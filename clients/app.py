@@ -127,6 +127,9 @@ def read(
         raise PayloadError(f"instruction: its study is not sound: {error}") from None
     if study.canonical() != instruction.study:
         raise PayloadError("instruction: its study is not written canonically")
+    if set(study.own_parts) - set(site.own_parts):
+        # Importing what a message names would be running what a message says.
+        raise PayloadError("instruction: the study names a part that this site does not allow")
     if instruction.seed != study.seed:
         raise PayloadError("instruction: its seed is not the study's")
     if study.sites.get(site.name) is None or study.sites[site.name].role != site.role:

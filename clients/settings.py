@@ -21,6 +21,10 @@ class SiteSettings(BaseModel):
     data_root: Path = Field(description="Folder that relative data folders start from.")
     folder: Path = Field(description="The site's own folder in the run; it stays at the site.")
     cache: Path = Field(description="Folder of the decoded image cache; may serve many studies.")
+    own_parts: tuple[str, ...] = Field(
+        default=(),
+        description="Parts 'package.module:name' that a study may name here; no other is imported.",
+    )
 
     @property
     def data_folder(self) -> Path:

@@ -134,6 +134,17 @@ class Study(Table):
         return tuple(name for name, site in self.sites.items() if site.role == "target")
 
     @property
+    def own_parts(self) -> tuple[str, ...]:
+        """Parts of somebody's own, `package.module:name`, that the study has the sites run."""
+        named = [
+            self.model.name,
+            self.infusion.confidence,
+            *(getattr(self, s).loss for s in ("finetune_mim", "finetune_contrastive", "lower")),
+            self.upper.loss,
+        ]
+        return tuple(dict.fromkeys(name for name in named if name and ":" in name))
+
+    @property
     def channels(self) -> int:
         """Sigmoid channels of a segmentation: one a class, one for binary masks."""
         return max(1, len(self.classes))

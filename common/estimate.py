@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from common.config.stages import Finetune
 from common.config.study import Study
 from common.models.branches import network_of
-from common.plan import Plan, Training, split_member
+from common.plan import Plan, Training
 from common.wire.payload import payload_bytes
-from common.wire.vocabulary import training_tensors
+from common.wire.vocabulary import member_tensors, training_tensors
 
 BASE_BYTES = 750_000_000
 """Python, torch, timm and Flower, resident, before any weight (measured)."""
@@ -98,7 +98,8 @@ def payload(study: Study, training: Training, wire_dtype: str) -> int:
 
 def server_memory(study: Study, plan: Plan) -> int:
     """Bytes of the server's process: libraries, weights, running mean, messages."""
-    largest = max(payload(study, training, "float32") for training in plan.trainings.values())
+    sizes = [payload(study, training, "float32") for training in plan.trainings.values()]
+    largest = max(sizes, default=0)
     return BASE_BYTES + (1 + MESSAGE_COPIES) * largest
 
 
@@ -110,7 +111,7 @@ def fitting_jobs(study: Study, plan: Plan, available: int) -> int:
         plan: Its largest training counts.
         available: Bytes to spend.
     """
-    largest = max(training_memory(study, t).total for t in plan.trainings.values())
+    largest = max((training_memory(study, t).total for t in plan.trainings.values()), default=1)
     room = available - server_memory(study, plan)
     return max(1, min(study.compute.jobs, room // largest))
 
@@ -153,10 +154,7 @@ def evaluation_traffic(study: Study, plan: Plan) -> Bytes:
     """Serialised tensor bytes of the evaluation: each member goes to the sites that fuse it."""
     moved: Bytes = {}
     for member, sites in plan.predictors.items():
-        training = plan.trainings[split_member(member)[0]]
-        if training.stage == "adapt":  # a member of it is one segmentation network
-            training = plan.trainings[training.start[0]]
-        size = payload(study, training, study.wire.dtype)
+        size = payload_bytes(member_tensors(study, plan, member), study.wire.dtype)
         for site in sites:
             moved.setdefault(site, {"down": 0, "up": 0})["down"] += size
     return moved

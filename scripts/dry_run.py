@@ -207,7 +207,7 @@ def _memory_words(study: Study, plan: Plan) -> list[str]:
         f"{available / 1e9:.1f} GB are {where}: {jobs} of [compute] jobs = {study.compute.jobs} "
         "sites would work at the same time; jobs never exceed the estimate",
     ]
-    largest = max(training_memory(study, t).total for t in plan.trainings.values())
+    largest = max((training_memory(study, t).total for t in plan.trainings.values()), default=0)
     if largest > available:
         words.append(
             f"one site at work needs more than that ({largest / 1e9:.1f} GB): lower [compute] "

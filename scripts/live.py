@@ -1,21 +1,33 @@
 """What a person sees while a study runs: a live table on a terminal, plain lines elsewhere.
 
-Both engines write `metrics.jsonl`; this reads it as it grows.
+Both engines write `metrics.jsonl`, and each site its own `epochs.jsonl`; this reads them as they
+grow and touches nothing.
 """
 
 import json
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live as RichLive
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from common.config.study import Study
+from common.plan import make_plan
+from scripts.progress import Progress, Row, clock
 
 console = Console(highlight=False, soft_wrap=True)
+
+Callback = Callable[[int, int], None]
 
 
 def say(line: str) -> None:
@@ -23,18 +35,75 @@ def say(line: str) -> None:
     console.print(line, markup=False)
 
 
+class Steps:
+    """Progress of what comes before a study: a bar on a terminal, one line elsewhere."""
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Callback]:
+        """One step; the callback takes (done, total). What takes no time says nothing."""
+        began, last = time.monotonic(), 0
+        if console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )  # fmt: skip
+            with Bars(*columns, console=console, transient=True) as bars:
+                task = bars.add_task(title, total=None)
+                yield lambda done, total: bars.update(task, completed=done, total=total)
+            return
+
+        def note(done: int, total: int) -> None:
+            nonlocal last
+            last = total
+
+        yield note
+        if last:
+            say(f"{title}: {last} done in {clock(time.monotonic() - began)}")
+
+
+class Tail:
+    """The complete JSON lines that a growing file has got since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.position = 0
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """New lines; one that is still being written waits for the next look."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.position)
+            while line := file.readline():
+                if not line.endswith(b"\n"):
+                    break
+                self.position = file.tell()
+                yield json.loads(line)
+
+
 class Live:
-    """Follows a run folder's events while a block runs."""
+    """Follows a run folder while a block runs."""
 
     def __init__(self, folder: Path, study: Study) -> None:
-        self.path = folder / "metrics.jsonl"
         self.study = study
+        self.progress = Progress(make_plan(study))
+        self.events = Tail(folder / "metrics.jsonl")
+        self.epochs = {site: Tail(folder / "sites" / site / "epochs.jsonl") for site in study.sites}
         self.done = threading.Event()
+        self.lock = threading.Lock()
         self.thread = threading.Thread(target=self._follow, daemon=True)
-        self.position = self.path.stat().st_size if self.path.exists() else 0
-        self.rows: dict[tuple[str, str], list[str]] = {}
-        self.moved = 0
-        self.table = RichLive(console=console, refresh_per_second=4) if console.is_terminal else None
+        # What an earlier command did counts as done, but is not told again.
+        for event in self.events.lines():
+            self.progress.take(event)
+        for tail in self.epochs.values():
+            for _ in tail.lines():
+                pass
+        self.progress.begin()
+        self.table = (
+            RichLive(console=console, refresh_per_second=4, get_renderable=self.render)
+            if console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> "Live":
         if self.table is not None:
@@ -56,37 +125,29 @@ class Live:
     def _follow(self) -> None:
         while True:
             last = self.done.wait(0.3)
-            if self.path.exists():
-                with self.path.open(encoding="utf-8") as file:
-                    file.seek(self.position)
-                    while line := file.readline():
-                        if not line.endswith("\n"):
-                            break  # a line that is still being written
-                        self.position = file.tell()
-                        self._show(json.loads(line))
+            with self.lock:
+                for site, tail in self.epochs.items():
+                    for line in tail.lines():
+                        self.progress.take_epoch(site, line)
+            for event in self.events.lines():
+                with self.lock:
+                    row = self.progress.take(event)
+                self._show(event, row)
             if last:
                 return
 
-    def _show(self, event: dict[str, Any]) -> None:
-        """Take note of one event and show it."""
+    def _show(self, event: dict[str, Any], row: Row | None) -> None:
+        """Tell one event: in a line of its own, or in the table."""
         kind = event["event"]
-        if kind == "reply":
-            megabytes = (event["bytes_down"] + event["bytes_up"]) / 1e6
-            self.moved += event["bytes_down"] + event["bytes_up"]
-            self._row(
-                event["site"],
-                event["training"],
-                f"{event['round']}/{event['rounds']}",
-                f"{event['loss']:.4f}",
-                f"{megabytes:.1f}",
-                f"{event['seconds']:.0f}",
-            )
+        if kind in ("reply", "predict") and row is not None:
+            if self.table is None:
+                self._tell(row, event)
         elif kind == "round" and event["val_loss"] is not None:
             self._line(f"{event['training']} round {event['round']}: validation DiceBCE "
-                       f"{event['val_loss']:.4f}")
+                       f"{event['val_loss']:.4f}")  # fmt: skip
         elif kind == "refused":
             self._line(f"{event['training']} round {event['round']}: {event['site']} refused: "
-                       f"{event['reason']}")
+                       f"{event['reason']}")  # fmt: skip
         elif kind == "enrol":
             counts = event["counts"]
             self._line(
@@ -94,32 +155,55 @@ class Live:
                 f"({counts['train_images']} train, {counts['val_images']} validation, "
                 f"{counts['test_images']} test)"
             )
-        elif kind == "predict":
-            self._row(
-                event["site"], "evaluate " + event["member"], "", "",
-                f"{event['bytes_down'] / 1e6:.1f}", f"{event['seconds']:.0f}",
-            )  # fmt: skip
 
-    def _row(self, site: str, stage: str, round_: str, loss: str, mb: str, seconds: str) -> None:
-        if self.table is None:
-            numbers = [f"round {round_}" if round_ else "", f"loss {loss}" if loss else ""]
-            say("  ".join(x for x in [f"{stage:<36}", f"{site:<14}", *numbers,
-                                      f"{mb} MB", f"{seconds} s"] if x))
-            return
-        self.rows[site, stage] = [site, stage, round_, loss, mb, seconds]
-        self.table.update(self._table())
+    def _tell(self, row: Row, event: dict[str, Any]) -> None:
+        moved = (event["bytes_down"] + event.get("bytes_up", 0)) / 1e6
+        numbers = [f"{row.training:<36}", f"{row.site:<14}"]
+        if event["event"] == "reply":
+            numbers += [f"round {row.round}/{row.rounds}", f"loss {event['loss']:.4f}"]
+        numbers += [f"{moved:.1f} MB", clock(event["seconds"])]
+        left = self.progress.left_s
+        rest = f", {clock(left)} left" if left is not None else ""
+        say("  ".join([*numbers, f"({self.progress.share:.0%}{rest})"]))
 
     def _line(self, text: str) -> None:
-        if self.table is None:
-            say(text)
-        else:
-            self.table.console.print(text, markup=False)
+        (self.table.console if self.table else console).print(text, markup=False)
 
-    def _table(self) -> Table:
+    def render(self) -> RenderableType:
+        """The table and the line below it, as they are now."""
+        with self.lock:
+            return self._render()
+
+    def _render(self) -> RenderableType:
+        room = max(6, console.size.height - 8)
         table = Table(title=f"{self.study.name} · seed {self.study.seed}", title_justify="left")
-        for name in ("site", "stage", "round", "loss", "MB moved", "s"):
+        for name in ("site", "stage", "round", "epoch", "loss", "MB moved", "time"):
             left = name in ("site", "stage")
-            table.add_column(name, justify="left" if left else "right")
-        for row in list(self.rows.values())[-20:]:
-            table.add_row(*row)
-        return table
+            table.add_column(name, justify="left" if left else "right", no_wrap=True)
+        for row in list(self.progress.rows.values())[-room:]:
+            table.add_row(*_cells(row), style="dim" if row.done else "")
+        return Group(table, self._foot())
+
+    def _foot(self) -> RenderableType:
+        progress, left = self.progress, self.progress.left_s
+        words = Text.assemble(
+            (f" {progress.share:.0%}", "bold"),
+            f"  {clock(progress.elapsed_s)} elapsed",
+            f", about {clock(left)} left" if left is not None else "",
+            f"  {progress.moved / 1e6:,.1f} MB moved",
+        )
+        grid = Table.grid()
+        grid.add_row(ProgressBar(total=1.0, completed=progress.share, width=32), words)
+        return grid
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        row.site,
+        row.training + (" ✓" if row.done else ""),
+        f"{row.round}/{row.rounds}",
+        f"{row.epoch}/{row.epochs}" if row.epochs else "",
+        "refused" if row.refused else "" if row.loss is None else f"{row.loss:.4f}",
+        f"{row.bytes / 1e6:.1f}",
+        clock(row.seconds) if row.seconds else "",
+    ]

@@ -1,6 +1,5 @@
 """`sonofed simulate`: a whole federated study on one machine."""
 
-import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,16 +7,24 @@ from typing import Annotated
 import typer
 
 from clients.settings import SiteSettings
-from clients.site import check_batches, open_site
 from clients.site_list import write_sites
 from common.config.load import load_study
 from common.config.study import Study
-from common.errors import InputError
+from common.estimate import fitting_jobs
 from common.own_parts import check_own_parts
-from common.plan import make_plan
+from common.plan import Plan, make_plan
 from common.plugins import look_in
-from scripts.live import Live, say
-from scripts.phantom.write import generate
+from scripts import prepare
+from scripts.dry_run import dry_run as show_dry_run
+from scripts.live import Live, Steps, console, say
+from scripts.machine import memory_for
+from scripts.share import take_equal, write_identities
+from scripts.smoke import Smoke, smoke_data, smoke_study
+from server.context import StudyStopped
+from server.report import write_report
+
+WORDS_SHOWN = 5
+"""Lines of a site's own log that are shown when a study stops."""
 
 
 class Engine(StrEnum):
@@ -28,7 +35,9 @@ class Engine(StrEnum):
 
 
 def simulate(
-    study_file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study.")],
+    study_file: Annotated[
+        Path, typer.Argument(metavar="STUDY.toml", help="The study; `sonofed init` writes one.")
+    ],
     engine: Annotated[
         Engine, typer.Option(help="inprocess: one process (or --jobs); ray: Flower's simulation.")
     ] = Engine.inprocess,
@@ -40,18 +49,36 @@ def simulate(
         Path | None, typer.Option(help="Run folder. Default: runs/<study>-<digest>.")
     ] = None,
     override: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value over the study, dotted keys.")
+        list[str] | None,
+        typer.Option("--set", help="key=value over the study, such as mim.epochs=5; repeatable."),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Sites at work at the same time.")
+        int | None,
+        typer.Option(min=1, help="Sites at work at the same time; fewer where memory ends."),
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last finished round.")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Go on from the last finished round; begin where there is none.")
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="Show what would run: parameters, memory, steps, MB to move.")
+        bool,
+        typer.Option(
+            help="Train nothing: show each training's parameters, memory, steps, MB to move."
+        ),
     ] = False,
     smoke: Annotated[
-        bool, typer.Option(help="One tiny batch a stage; results are marked untrained.")
+        bool,
+        typer.Option(
+            help="One step on 2 images a stage, to see that all of it runs; random weights and "
+            "phantom images stand in for files that are not here; the run is marked untrained."
+        ),
     ] = False,
+    share: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Take finished trainings that are equal in every respect from the runs in DIR.",
+        ),
+    ] = None,
 ) -> None:
     """Run a federated study on one machine, every site with its own data and folder.
 
@@ -63,115 +90,145 @@ def simulate(
         overrides.append(f"compute.jobs={jobs}")
     look_in(study_file.parent)
     study = load_study(study_file, overrides)
-    run_study_here(study, engine, data_root or Path("data"), out, resume)
+    root = data_root or Path("data")
+    if dry_run:
+        check_own_parts(study)
+        show_dry_run(study, root, console)
+        return
+    smoke_run = smoke_study(study, root) if smoke else None
+    try:
+        run_study_here(
+            smoke_run.study if smoke_run else study,
+            engine,
+            root,
+            out,
+            resume,
+            smoke=smoke_run,
+            share=share,
+        )
+    except StudyStopped:
+        raise typer.Exit(1) from None
 
 
 def run_study_here(
-    study: Study, engine: Engine, data_root: Path, out: Path | None, resume: bool
+    study: Study,
+    engine: Engine,
+    data_root: Path,
+    out: Path | None,
+    resume: bool,
+    *,
+    smoke: Smoke | None = None,
+    share: Path | None = None,
 ) -> Path:
     """Prepare data and run folder, run the engine, and return the run folder.
 
+    Args:
+        study: What runs.
+        engine: What carries the messages.
+        data_root: Folder that the sites' folders lie in.
+        out: Run folder; None for the default.
+        resume: Go on with a run that has begun.
+        smoke: Where the study is a smoke run.
+        share: Folder with runs whose equal trainings may be taken.
+
     Raises:
-        InputError: Before anything runs, with every problem of every site.
+        InputError: Before anything runs or is written, with every problem of every site.
+        StudyStopped: If the study cannot go on; why has been said.
     """
     check_own_parts(study)
     folder = out or Path("runs") / f"{study.name}-{study.digest[:8]}"
-    finished = prepare_folder(folder, study, resume)
-    if finished:
+    stand = prepare.look_at(folder, study, resume)
+    if stand is prepare.Stand.FINISHED:
+        if not (folder / "report.html").exists():
+            write_report(folder)
         say(f"already finished: {folder / 'report.html'}")
         return folder
-    sites = site_settings(study, folder, data_root)
-    check_sites(study, sites)
-    write_sites(folder / "sites" / "sites.json", sites)
-    with Live(folder, study):
-        if engine is Engine.inprocess:
-            from scripts.engines import inprocess
+    plan = make_plan(study)
+    sites = _prepare(study, plan, folder, data_root, smoke, stand)
+    listed = folder / "sites" / "sites.json"
+    write_sites(listed, sites)
+    identities = write_identities(study, plan, folder, {site.name: site for site in sites})
+    if share is not None:
+        for key, sibling in take_equal(study, plan, folder, identities, share).items():
+            say(f"{key}: taken from {sibling}, an equal training")
+    if smoke is not None:
+        say(f"untrained: {study.untrained}")
+    jobs = _jobs(study, plan)
+    logs = {site.name: _size(site.folder / "errors.log") for site in sites}
+    try:
+        with Live(folder, study):
+            if engine is Engine.inprocess:
+                from scripts.engines import inprocess
 
-            inprocess.run(folder, folder / "sites" / "sites.json", study.compute.jobs)
-        else:
-            from scripts.engines import ray
+                inprocess.run(folder, listed, jobs)
+            else:
+                from scripts.engines import ray
 
-            ray.run(folder, folder / "sites" / "sites.json", study)
+                ray.run(folder, listed, study)
+    except StudyStopped as error:
+        _explain(error, sites, logs)
+        raise
     say(f"report: {folder / 'report.html'}")
     return folder
 
 
-def prepare_folder(folder: Path, study: Study, resume: bool) -> bool:
-    """Make the run folder, or check that an old one is this study's.
+def _prepare(
+    study: Study,
+    plan: Plan,
+    folder: Path,
+    data_root: Path,
+    smoke: Smoke | None,
+    stand: prepare.Stand,
+) -> list[SiteSettings]:
+    """Look at all data first, in a scratch folder; then make the run folder."""
+    steps = Steps()
+    beside = folder.parent
+    with prepare.nothing_left_behind(beside):
+        prepare.check_disk(study, plan, beside)
+        phantom_root = prepare.make_phantom(study, beside, steps)
 
-    Returns:
-        Whether the run is finished already.
+        def settings_in(place: Path) -> list[SiteSettings]:
+            data = smoke_data(smoke, data_root, phantom_root, place) if smoke else None
+            return prepare.site_settings(
+                study, place, beside / "cache", data_root, phantom_root, data
+            )
 
-    Raises:
-        InputError: If the folder holds another study, or this one without `--resume`.
-    """
-    written = folder / "study.json"
-    if written.exists():
-        if written.read_text(encoding="utf-8") != study.canonical():
-            raise InputError(f"{folder}: holds a run of another study; choose another --out")
-        if not resume:
-            raise InputError(f"{folder}: holds a run of this study; go on with --resume")
-        return (folder / "report.html").exists()
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder}: is not empty and holds no run; choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "study.json.partial"
-    partial.write_text(study.canonical(), encoding="utf-8")
-    partial.replace(written)
-    return False
+        with prepare.scratch() as scratch:
+            looked_at = settings_in(scratch)
+            prepare.check_sites(study, looked_at, steps)
+            prepare.check_unchanged(folder, looked_at)
+        if stand is prepare.Stand.NEW:
+            prepare.make_folder(folder, study)
+        return settings_in(folder)
 
 
-def site_settings(study: Study, folder: Path, data_root: Path) -> list[SiteSettings]:
-    """Each site's own settings, its phantom made where it names a probe."""
-    phantom_root = make_phantom(study, folder.parent)
-    return [
-        SiteSettings(
-            name=name,
-            role=site.role,
-            data=site.spec(),
-            data_root=phantom_root if site.probe and phantom_root else data_root.resolve(),
-            folder=(folder / "sites" / name).resolve(),
-            cache=(folder.parent / "cache").resolve(),
+def _jobs(study: Study, plan: Plan) -> int:
+    """[compute] jobs, or as many as the memory estimate allows."""
+    jobs = fitting_jobs(study, plan, memory_for(study))
+    if jobs < study.compute.jobs:
+        say(
+            f"{jobs} of {study.compute.jobs} jobs: more would pass the memory that is free "
+            "(--dry-run shows the estimate)"
         )
-        for name, site in study.sites.items()
-    ]
+    return jobs
 
 
-def make_phantom(study: Study, beside: Path) -> Path | None:
-    """Make the study's synthetic sites once; equal settings share a folder."""
-    if study.phantom is None:
-        return None
-    import hashlib
-
-    probes = sorted({site.probe for site in study.sites.values() if site.probe})
-    key = study.phantom.model_dump_json() + ",".join(probes)
-    folder = beside / f"phantom-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-    settings = study.phantom
-    generate(
-        folder,
-        anatomy=settings.anatomy,
-        probes=probes,
-        patients=settings.patients,
-        sweeps=settings.sweeps,
-        frames=settings.frames,
-        side=settings.side,
-        seed=settings.seed,
-    )
-    return folder.resolve()
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
-def check_sites(study: Study, sites: list[SiteSettings]) -> None:
-    """Open every site's data before anything runs.
-
-    Raises:
-        InputError: With the problems of all sites at once.
-    """
-    problems: list[str] = []
-    trainings = list(make_plan(study).trainings.values())
+def _explain(error: StudyStopped, sites: list[SiteSettings], before: dict[str, int]) -> None:
+    """Say why a study stopped; in a simulation the sites' own words are at hand too."""
+    say(f"stopped: {error}")
     for site in sites:
-        try:
-            check_batches(open_site(site, study.for_sites()), site, study, trainings)
-        except InputError as error:
-            problems += error.problems
-    if problems:
-        raise InputError(problems)
+        path = site.folder / "errors.log"
+        if not path.exists():
+            continue
+        with path.open("rb") as file:
+            file.seek(before[site.name])
+            words = file.read().decode("utf-8", errors="replace").splitlines()
+        if words:
+            say(f"{site.name} says, in its own log {path}:")
+            for line in words[-WORDS_SHOWN:]:
+                say(f"  {line}")
+    say("what was done is kept; the same command with --resume goes on from there")

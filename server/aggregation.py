@@ -35,10 +35,10 @@ class Rule(Protocol):
 class RunningMean:
     """Weighted mean in float32: m <- m + (x - m) w / W, so that a single reply passes unchanged.
 
-    Integer tensors are counters: they are added up exactly.
+    Integer tensors are counters: what each site counted on top of `start` is added up, exactly.
 
     Args:
-        start: The round's outgoing weights (not used by the mean itself).
+        start: The round's outgoing weights.
         state: From the round before; the mean keeps none.
     """
 
@@ -63,7 +63,7 @@ class RunningMean:
                 mean = self.mean[name]
                 mean.add_(tensor.to(mean.dtype) - mean, alpha=weight / self.total)
             else:
-                self.mean[name] = self.mean[name] + tensor
+                self.mean[name] = self.mean[name] + (tensor - self.start[name])
 
     def result(self) -> State:
         """The mean of what was added."""

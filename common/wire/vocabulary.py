@@ -42,6 +42,7 @@ class MetricSpec:
 
 
 COUNT = MetricSpec("count")
+SOME = MetricSpec("count", 1.0)
 PAIRS = MetricSpec("count", 0, 1e15)
 """P1's own 400 epochs of 1,024 views count more than 1e9 pairs."""
 LOSS = MetricSpec("number", -UNBOUNDED, UNBOUNDED)
@@ -66,8 +67,8 @@ UNITS = ("patient", "group", "image")
 """What a split and an interval treat as independent, best first."""
 
 TRAIN: Mapping[str, MetricSpec] = {
-    "examples": COUNT,
-    "patients": COUNT,
+    "examples": SOME,
+    "patients": SOME,
     "loss": LOSS,
     "loss_first": LOSS,
 }
@@ -83,7 +84,7 @@ EXTRA: Mapping[str, Mapping[str, MetricSpec]] = {
 VALIDATION: Mapping[str, MetricSpec] = {
     "val_loss": LOSS,
     "val_dice": SHARE,
-    "val_images": COUNT,
+    "val_images": SOME,
     "best_epoch": COUNT,
 }
 RETRIEVAL = ("recall_at_1", "map")

@@ -1,0 +1,202 @@
+"""What the server does with replies that are not what was asked for."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+
+from common.plan import Training, make_plan
+from common.wire.records import ERROR_FAILED, METRICS, WEIGHTS
+from server.context import StudyStopped
+from server.stages import train
+from tests.played import Events, PlayedGrid, honest_content, server_of
+from tests.tiny import targets
+
+STUDY = targets(2, federation={"quorum": 0.5})
+MIM = make_plan(STUDY).trainings["mim/mim"]
+NAMES = list(honest_content(STUDY, MIM, 0.0).array_records[WEIGHTS])
+FIRST, LAST = NAMES[0], NAMES[-1]
+Spoil = Callable[[RecordDict], None]
+
+
+def arrays(content: RecordDict) -> ArrayRecord:
+    return content.array_records[WEIGHTS]
+
+
+def put(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Spoil:
+    def spoil(content: RecordDict) -> None:
+        arrays(content)[name] = Array(change(arrays(content)[name].numpy()))
+
+    return spoil
+
+
+def set_one(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    def change(array: np.ndarray) -> np.ndarray:
+        array.flat[-1] = value
+        return array
+
+    return change
+
+
+def without(content: RecordDict) -> None:
+    del arrays(content)[FIRST]
+
+
+def with_extra(content: RecordDict) -> None:
+    arrays(content)["patient_scan"] = Array(np.zeros((8, 8), np.float32))
+
+
+def reordered(content: RecordDict) -> None:
+    content[WEIGHTS] = ArrayRecord(OrderedDict(reversed(list(arrays(content).items()))))
+
+
+def disguised(content: RecordDict) -> None:
+    """Bytes that claim the right dtype and shape, but hold something else."""
+    honest = arrays(content)[FIRST]
+    data = Array(np.zeros(honest.shape, np.uint8)).data
+    arrays(content)[FIRST] = Array(honest.dtype, honest.shape, honest.stype, data)
+
+
+def pickled(content: RecordDict) -> None:
+    honest = arrays(content)[FIRST]
+    arrays(content)[FIRST] = Array(honest.dtype, honest.shape, honest.stype, b"\x80\x04N.")
+
+
+def metric(name: str, value: float | int | list[float]) -> Spoil:
+    def spoil(content: RecordDict) -> None:
+        content.metric_records[METRICS][name] = value
+
+    return spoil
+
+
+def without_metric(content: RecordDict) -> None:
+    del content.metric_records[METRICS]["loss"]
+
+
+def without_weights(content: RecordDict) -> None:
+    del content[WEIGHTS]
+
+
+SPOILT: dict[str, tuple[Spoil, str]] = {
+    "NaN": (put(FIRST, set_one(np.nan)), FIRST),
+    "infinity": (put(LAST, set_one(np.inf)), LAST),
+    "shape": (put(FIRST, lambda a: a[..., None]), FIRST),
+    "dtype": (put(LAST, lambda a: a.astype(np.float64)), LAST),
+    "integers": (put(FIRST, lambda a: a.astype(np.int32)), FIRST),
+    "disguised": (disguised, FIRST),
+    "pickled": (pickled, FIRST),
+    "missing": (without, f"{FIRST}: missing"),
+    "extra": (with_extra, "'patient_scan': unexpected"),
+    "order": (reordered, "out of order"),
+    "no weights": (without_weights, "no weights"),
+    "unknown metric": (metric("age", 61.0), "metric 'age': unexpected"),
+    "missing metric": (without_metric, "metric loss: missing"),
+    "NaN metric": (metric("loss", float("nan")), "metric loss"),
+    "list metric": (metric("loss", [0.5, 0.5]), "metric loss"),
+    "float count": (metric("examples", 3.5), "metric examples"),
+    "no examples": (metric("examples", 0), "metric examples"),
+    "unknown record": (lambda c: c.__setitem__("notes", ConfigRecord({"a": "b"})), "record"),
+    "second weights": (lambda c: c.__setitem__("more", ArrayRecord()), "record"),
+    "second metrics": (lambda c: c.__setitem__("more", MetricRecord({"a": 1})), "record"),
+}
+
+
+def one_round(run: Path, spoil: Spoil | None, quorum: float = 0.5) -> tuple[Events, torch.Tensor]:
+    """A round in which site0 sends 1s and site1 3s, spoilt or not at all."""
+    study = targets(2, federation={"quorum": quorum, "deadline_s": 0.3})
+
+    def play(site: str, message: Message) -> Message | None:
+        content = honest_content(study, MIM, 1.0 if site == "site0" else 3.0)
+        if site == "site1":
+            if spoil is None:
+                return None
+            spoil(content)
+        return Message(content, reply_to=message)
+
+    context, events = server_of(study, run, PlayedGrid(study.sites, play))
+    train.run(context, MIM)
+    return events, context.result(MIM.key)[FIRST]
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_spoilt_reply_is_refused_by_name_and_the_round_goes_on(case: str, tmp_path: Path) -> None:
+    spoil, named = SPOILT[case]
+    events, weights = one_round(tmp_path, spoil)
+    (refused,) = events.named("refused")
+    assert refused["site"] == "site1"
+    assert refused["training"] == "mim/mim"
+    assert named in refused["reason"]
+    (done,) = events.named("round")
+    assert done["sites"] == ["site0"]
+    assert list(done["refused"]) == ["site1"]
+    assert torch.equal(weights, torch.ones_like(weights))
+
+
+def test_without_a_quorum_the_study_stops_and_says_why(tmp_path: Path) -> None:
+    with pytest.raises(StudyStopped) as stopped:
+        one_round(tmp_path, SPOILT["NaN"][0], quorum=1.0)
+    text = str(stopped.value)
+    assert "mim/mim, round 1" in text
+    assert "site1" in text
+    assert FIRST in text
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_silent_site_is_given_up_at_the_deadline(tmp_path: Path) -> None:
+    events, weights = one_round(tmp_path, None)
+    (refused,) = events.named("refused")
+    assert "deadline" in refused["reason"]
+    assert torch.equal(weights, torch.ones_like(weights))
+
+
+def test_of_a_sites_error_only_the_code_is_told(tmp_path: Path) -> None:
+    def play(site: str, message: Message) -> Message:
+        if site == "site1":
+            reason = "FileNotFoundError: /data/Jane Doe/scan.png"
+            return Message(Error(code=ERROR_FAILED, reason=reason), reply_to=message)
+        return Message(honest_content(STUDY, MIM, 1.0), reply_to=message)
+
+    context, events = server_of(STUDY, tmp_path, PlayedGrid(STUDY.sites, play))
+    train.run(context, MIM)
+    (refused,) = events.named("refused")
+    assert refused["reason"] == "its training failed (code 1003)"
+    assert "Jane" not in str(events.seen)
+
+
+def test_arrival_changes_no_bit(tmp_path: Path) -> None:
+    study = targets(3, compute={"batch": 2, "jobs": 3})
+    training = make_plan(study).trainings["mim/mim"]
+
+    def result(folder: str, late: tuple[str, ...]) -> tuple[list[str], dict[str, torch.Tensor]]:
+        def play(site: str, message: Message) -> Message:
+            value = {"site0": 0.1, "site1": 1e4, "site2": -7.3}[site]
+            content = honest_content(study, training, value, examples=int(site[-1]) + 3)
+            return Message(content, reply_to=message)
+
+        grid = PlayedGrid(study.sites, play, late)
+        context, _ = server_of(study, tmp_path / folder, grid)
+        train.run(context, training)
+        return grid.pulled, dict(context.result(training.key))
+
+    order, straight = result("straight", ())
+    late_order, late = result("late", ("site0", "site1"))
+    assert order == late_order == ["site0", "site1", "site2"]
+    assert all(torch.equal(straight[name], late[name]) for name in straight)
+
+
+def test_half_precision_overflow_is_refused_as_infinity(tmp_path: Path) -> None:
+    study = targets(2, wire={"dtype": "float16"}, federation={"quorum": 0.5})
+    training: Training = make_plan(study).trainings["mim/mim"]
+
+    def play(site: str, message: Message) -> Message:
+        content = honest_content(study, training, 1.0 if site == "site0" else 1e6)
+        return Message(content, reply_to=message)
+
+    context, events = server_of(study, tmp_path, PlayedGrid(study.sites, play))
+    train.run(context, training)
+    (refused,) = events.named("refused")
+    assert "NaN or infinity" in refused["reason"]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clients.memory import keep_freed_memory
 from clients.request import Request
 from common.config.stages import Compute, Rounds
 from common.seeds import generator_of, seed_of
@@ -96,6 +97,7 @@ def run_epochs(
     Returns:
         The epochs' losses.
     """
+    keep_freed_memory()
     settings, study = request.training.settings, request.study
     batch = settings.batch or study.compute.batch
     per_epoch = len(rows) // batch

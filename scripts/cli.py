@@ -8,8 +8,14 @@ import typer
 from rich.console import Console
 
 from common.errors import InputError
-from scripts import data, simulate
+from scripts import config, data, simulate
+from scripts.bench.command import bench
+from scripts.compare import compare
+from scripts.init import init
 from scripts.phantom.command import phantom
+from scripts.report import report
+from scripts.runs import runs
+from scripts.sweep import sweep
 
 app = typer.Typer(
     name="sonofed",
@@ -20,7 +26,14 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("simulate")(simulate.simulate)
+app.command("sweep")(sweep)
+app.command("compare")(compare)
+app.command("runs")(runs)
+app.command("report")(report)
+app.command("init")(init)
 app.command("phantom")(phantom)
+app.command("bench")(bench)
+app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 
 

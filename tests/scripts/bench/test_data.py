@@ -8,5 +8,5 @@ def test_an_epoch_from_the_cache_beats_decoding() -> None:
     assert [record["name"] for record in records] == ["data.epoch", "data.open", "data.reopen"]
     for record in records:
         assert set(record) == {"name", "ours", "reference", "unit", "ratio", "peak_rss_mb"}
-    assert float(records[0]["ratio"]) < 0.2
+    assert float(records[0]["ratio"]) > 5
     json.dumps(records)

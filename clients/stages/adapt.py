@@ -79,14 +79,11 @@ def run(request: Request) -> Result:
             total = total + dice_bce(logits.float(), target, weights=weight)
         return total / len(taught)
 
-    steps = 0
-
     def follow() -> None:
-        nonlocal steps
-        steps += 1
+        # The decay is full from the first step: a young average that follows closely drifts
+        # with its students, into all foreground or none (docs/LOG.md).
         with torch.no_grad():
-            # A young average follows closely, else a short round would hand back what came in.
-            average(teachers, students, min(settings.ema_decay, steps / (steps + 9)))
+            average(teachers, students, settings.ema_decay)
 
     progress = run_epochs(
         request,

@@ -60,8 +60,8 @@ class RunningMean:
             if name not in self.mean:
                 self.mean[name] = tensor.clone()
             elif tensor.is_floating_point():
-                mean = self.mean[name]
-                mean.add_(tensor.to(mean.dtype) - mean, alpha=weight / self.total)
+                mean = self.mean[name]  # in place: a difference would be one more payload to write
+                mean.lerp_(tensor.to(mean.dtype), weight / self.total)
             else:
                 self.mean[name] = self.mean[name] + (tensor - self.start[name])
 

@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -283,11 +283,10 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def _own_parts(study: Study) -> Iterator[str]:
-    """Every `package.module:name` of the study that weights depend on (a reader: by its pixels)."""
-    names = [study.model.name, study.federation.aggregation, study.infusion.confidence]
-    names += [getattr(study, stage).loss for stage in LABELLED]
-    yield from dict.fromkeys(name for name in names if name and ":" in name)
+def _own_parts(study: Study) -> list[str]:
+    """Somebody's own parts that weights depend on, the sites' and the server's."""
+    rule = study.federation.aggregation
+    return [*study.own_parts, *([rule] if ":" in rule else [])]
 
 
 def _part_digest(name: str) -> str:

@@ -3,7 +3,9 @@
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clients.data.site import SiteData
 from clients.memory import keep_freed_memory
 from clients.request import Request
 from common.config.stages import Compute, Rounds
@@ -25,9 +28,30 @@ Loss = Callable[[NDArray[np.int64]], Tensor]
 
 @dataclass
 class Progress:
-    """Losses of one round: the mean of each epoch."""
+    """One round's training at this site.
 
+    Attributes:
+        examples: Images that were trained on.
+        patients: Of how many patients (else groups, else images) they are.
+        epoch_losses: The mean loss of each epoch.
+    """
+
+    examples: int
+    patients: int
     epoch_losses: list[float] = field(default_factory=list)
+
+    def metrics(self, epoch: int = -1) -> dict[str, float | int]:
+        """The scalars that every reply to a round has.
+
+        Args:
+            epoch: Index of the epoch whose weights go back.
+        """
+        return {
+            "examples": self.examples,
+            "patients": self.patients,
+            "loss": self.epoch_losses[epoch],
+            "loss_first": self.epoch_losses[0],
+        }
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: Rounds) -> torch.optim.Optimizer:
@@ -65,6 +89,37 @@ def batches(
         yield order[start : start + batch]
 
 
+def read_ahead(
+    data: SiteData, drawn: Iterator[NDArray[np.int64]], workers: int
+) -> Iterator[NDArray[np.int64]]:
+    """The same batches; those that come next are read from the cache's file meanwhile.
+
+    For a cache on a slow disk, larger than memory: what was read once lies in the system's memory
+    when the step asks for it.
+
+    Args:
+        data: The site's.
+        drawn: Batches of rows.
+        workers: Threads, and batches ahead; 0: nothing is read ahead.
+    """
+    if workers == 0:
+        yield from drawn
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[tuple[NDArray[np.int64], Future[NDArray[np.uint8]]]] = deque()
+        for chosen in drawn:
+            ahead.append((chosen, pool.submit(data.images, chosen)))
+            if len(ahead) > workers:
+                yield _read(*ahead.popleft())
+        while ahead:
+            yield _read(*ahead.popleft())
+
+
+def _read(chosen: NDArray[np.int64], reading: Future[NDArray[np.uint8]]) -> NDArray[np.int64]:
+    reading.result()
+    return chosen
+
+
 def autocast(compute: Compute) -> AbstractContextManager[object]:
     """The forward pass's precision."""
     if compute.precision == "float32":
@@ -75,6 +130,7 @@ def autocast(compute: Compute) -> AbstractContextManager[object]:
 
 def run_epochs(
     request: Request,
+    data: SiteData,
     network: nn.Module,
     rows: NDArray[np.int64],
     step: Callable[[NDArray[np.int64]], float],
@@ -87,6 +143,7 @@ def run_epochs(
 
     Args:
         request: Says which round of which training this is.
+        data: The site's.
         network: In training mode while steps run.
         rows: Rows to draw batches from.
         step: Computes gradients for one batch and returns its loss.
@@ -95,19 +152,20 @@ def run_epochs(
         after_step: Called after each optimiser step.
 
     Returns:
-        The epochs' losses.
+        How many images of how many patients, and the epochs' losses.
     """
     keep_freed_memory()
     settings, study = request.training.settings, request.study
     batch = settings.batch or study.compute.batch
     per_epoch = len(rows) // batch
-    progress = Progress()
+    progress = Progress(len(rows), len(np.unique(data.clusters[rows])))
     for epoch in range(settings.epochs):
         network.train()
         began = time.monotonic()
         seed = seed_of(study.seed, request.target, request.site.name, request.round, epoch)
         losses = []
-        for index, chosen in enumerate(batches(rows, batch, np.random.default_rng(seed))):
+        drawn = batches(rows, batch, np.random.default_rng(seed))
+        for index, chosen in enumerate(read_ahead(data, drawn, study.compute.workers)):
             done = (request.round - 1) * settings.epochs + epoch + index / per_epoch
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * rate_factor(settings, done)

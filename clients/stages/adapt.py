@@ -87,6 +87,7 @@ def run(request: Request) -> Result:
 
     progress = run_epochs(
         request,
+        data,
         students,
         rows,
         accumulated(loss, compute.micro_batch, students, proximal_of(request, students)),
@@ -97,10 +98,7 @@ def run(request: Request) -> Result:
     keep_norm(request, teachers)
     confidences, foregrounds = zip(*seen, strict=True)
     metrics = {
-        "examples": len(rows),
-        "patients": len(np.unique(data.clusters[rows])),
-        "loss": progress.epoch_losses[-1],
-        "loss_first": progress.epoch_losses[0],
+        **progress.metrics(),
         "confidence": float(np.mean(confidences)),
         "foreground": float(np.mean(foregrounds)),
     }

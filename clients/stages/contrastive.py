@@ -91,15 +91,12 @@ def run(request: Request) -> Result:
         return float(value)
 
     progress = run_epochs(
-        request, network, rows, step, make_optimizer(network.parameters(), settings)
+        request, data, network, rows, step, make_optimizer(network.parameters(), settings)
     )
     network.cpu()
     keep_norm(request, network)
     metrics = {
-        "examples": len(rows),
-        "patients": len(np.unique(data.clusters[rows])),
-        "loss": progress.epoch_losses[-1],
-        "loss_first": progress.epoch_losses[0],
+        **progress.metrics(),
         **counts,
     }
     return Result(metrics, shared_state(network, study.federation.norm))

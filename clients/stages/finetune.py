@@ -76,6 +76,7 @@ def run(request: Request) -> Result:
 
     progress = run_epochs(
         request,
+        data,
         network,
         rows,
         accumulated(loss, compute.micro_batch, network, proximal_of(request, network)),
@@ -87,10 +88,7 @@ def run(request: Request) -> Result:
     network.cpu()
     keep_norm(request, network)
     metrics = {
-        "examples": len(rows),
-        "patients": len(np.unique(data.clusters[rows])),
-        "loss": progress.epoch_losses[best_epoch - 1],
-        "loss_first": progress.epoch_losses[0],
+        **progress.metrics(best_epoch - 1),
         "val_loss": best_sums.loss,
         "val_dice": best_sums.dice,
         "val_images": best_sums.images,

@@ -54,6 +54,7 @@ def run(request: Request) -> Result:
 
     progress = run_epochs(
         request,
+        data,
         network,
         rows,
         accumulated(loss, compute.micro_batch, network, proximal_of(request, network)),
@@ -61,10 +62,4 @@ def run(request: Request) -> Result:
     )
     network.cpu()
     keep_norm(request, network)
-    metrics = {
-        "examples": len(rows),
-        "patients": len(np.unique(data.clusters[rows])),
-        "loss": progress.epoch_losses[-1],
-        "loss_first": progress.epoch_losses[0],
-    }
-    return Result(metrics, shared_state(network, study.federation.norm))
+    return Result(progress.metrics(), shared_state(network, study.federation.norm))

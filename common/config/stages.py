@@ -176,7 +176,9 @@ class Compute(Table):
         "float32", "autocast of the forward pass; the contrastive stage stays float32"
     )
     threads: int = option(1, "CPU threads inside a handler", ge=1, le=512)
-    workers: int = option(0, "data loading processes; 0: the cache is fast enough", ge=0, le=64)
+    workers: int = option(
+        0, "threads that read the next batches ahead; 0: the cache is fast enough", ge=0, le=64
+    )
     jobs: int = option(1, "sites at work at the same time in a simulation", ge=1, le=64)
     batch: int = option(16, "images a step where a stage names none", ge=2, le=65_536)
     micro_batch: int | None = option(

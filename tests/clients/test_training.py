@@ -10,10 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from clients.data.site import SiteData
 from clients.request import Request
 from clients.training import (
+    Progress,
     Proximal,
     SegmentationSums,
     accumulated,
@@ -24,6 +27,7 @@ from clients.training import (
     make_optimizer,
     proximal_of,
     rate_factor,
+    read_ahead,
     run_epochs,
     to_unit,
 )
@@ -168,8 +172,10 @@ def _run(tmp_path: Path, stage: Rounds, round_: int = 1, rows: int = 10) -> dict
     def after_step() -> None:
         seen["steps"] += 1
 
+    data = cast(SiteData, SimpleNamespace(clusters=np.arange(rows) // 2))
     progress = run_epochs(
         _request(tmp_path, stage, round_=round_),
+        data,
         network,
         np.arange(rows),
         step,
@@ -330,3 +336,26 @@ def test_sure_probabilities_have_a_finite_loss() -> None:
     sums.add(torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[1.0, 0.0]]]]))
     assert math.isfinite(sums.loss)
     assert sums.loss > 10
+
+
+def test_reading_ahead_changes_no_batch_and_reads_each_once() -> None:
+    asked: list[list[int]] = []
+
+    def images(rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        asked.append(rows.tolist())
+        return np.zeros((len(rows), 2, 2), np.uint8)
+
+    data = cast(SiteData, SimpleNamespace(images=images))
+    drawn = [np.arange(start, start + 3) for start in range(0, 15, 3)]
+    plain = [rows.tolist() for rows in read_ahead(data, iter(drawn), 0)]
+    assert not asked
+    ahead = [rows.tolist() for rows in read_ahead(data, iter(drawn), 2)]
+    assert ahead == plain == [rows.tolist() for rows in drawn]
+    assert sorted(asked) == sorted(plain)
+
+
+def test_a_reply_names_the_patients_that_were_trained_on() -> None:
+    progress = Progress(examples=8, patients=3, epoch_losses=[3.0, 1.0, 2.0])
+    expected = {"examples": 8, "patients": 3, "loss_first": 3.0}
+    assert progress.metrics() == {**expected, "loss": 2.0}
+    assert progress.metrics(1) == {**expected, "loss": 1.0}

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.config.base import Table, option
 
@@ -66,6 +66,14 @@ class Contrastive(Rounds):
     crop: tuple[float, float] = option((0.5, 1.0), "area of the random resized crop")
     jitter: float = option(0.4, "brightness and contrast", ge=0, lt=1)
     jitter_probability: float = option(0.8, "share of views with jitter", ge=0, le=1)
+
+    @field_validator("crop")
+    @classmethod
+    def _crop_is_a_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        low, high = value
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"{list(value)} is no range of shares: 0 < low <= high <= 1")
+        return value
 
 
 class Finetune(Rounds):

@@ -11,6 +11,7 @@ import typer
 from scripts.bench.measure import THREADS, Record, machine
 
 COLUMNS = ("name", "ours", "reference", "unit", "ratio", "peak_rss_mb", "reference_peak_rss_mb")
+SHARED = ("machine", "threads", "seed")
 
 
 class Bench(StrEnum):
@@ -98,11 +99,15 @@ def _rounded(value: str | float) -> str | float:
 
 
 def table(records: Iterable[Record]) -> Iterator[str]:
-    """The records as a Markdown table, the further fields in the last column."""
+    """The records as a Markdown table; what is the same everywhere stands above it, once."""
+    lines = list(records)
+    yield ", ".join(f"{key}: {lines[0][key]}" for key in SHARED)
+    yield ""
     heads = (*COLUMNS, "further")
     yield f"| {' | '.join(heads)} |"
     yield "|" + "---|" * len(heads)
-    for record in records:
-        further = ", ".join(f"{key} {value}" for key, value in record.items() if key not in COLUMNS)
-        cells = [str(record.get(column, "")) for column in COLUMNS]
+    for line in lines:
+        rest = {key: value for key, value in line.items() if key not in (*COLUMNS, *SHARED)}
+        cells = [str(line.get(column, "")) for column in COLUMNS]
+        further = ", ".join(f"{key} {value}" for key, value in rest.items())
         yield f"| {' | '.join([*cells, further])} |"

@@ -27,7 +27,7 @@ def run(
     frames: int = 32,
     preset: PresetName = "small",
     side: int = 64,
-    repeats: int = 3,
+    repeats: int = 2,
     seed: int = 0,
     fresh: bool = True,
 ) -> Iterator[Record]:

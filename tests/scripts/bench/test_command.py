@@ -39,7 +39,8 @@ def test_json_lines_with_ratio_machine_and_threads() -> None:
 @pytest.mark.usefixtures("two_lines")
 def test_the_table_has_a_row_for_each_line() -> None:
     result = CliRunner().invoke(app, ["bench", "wire", "--md"])
-    head, rule, *rows = result.output.splitlines()
+    where, _, head, rule, *rows = result.output.splitlines()
+    assert where.endswith("threads: 1, seed: 0")
     assert head.count("|") == rule.count("|") == rows[0].count("|")
     assert len(rows) == 2
     assert rows[0].startswith("| x | 0.5 | 1.0 | s CPU | 2.0 |")

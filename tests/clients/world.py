@@ -27,7 +27,11 @@ TINY: dict[str, Any] = {
     "arms": ["ensemble_adapted", "lower", "upper"],
     "sites": {name: {"role": role} for name, role in SITES.items()},
     "split": {"val": 0.2, "test": 0.2},
-    "model": {"preset": "tiny", "image_size": 32},
+    "model": {
+        "preset": "tiny",
+        "image_size": 32,
+        "options": {"hidden": 48, "mlp": 96, "blocks": 2, "head_channels": 32},
+    },
     "mim": {"epochs": 1},
     "contrastive": {"epochs": 1, "learning_rate": 1e-4, "min_frame_gap": 2},
     "finetune": {"epochs": 1, "learning_rate": 1e-3},
@@ -93,6 +97,7 @@ class World:
             data_root=self.phantom,
             folder=self.root / "sites" / name,
             cache=self.phantom / "cache",
+            own_parts=self.study.own_parts,
         )
 
     def start(self, key: str) -> State:

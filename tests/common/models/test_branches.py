@@ -27,7 +27,11 @@ def study_of(**changes: Any) -> Study:
         "name": "s",
         "arms": ["ensemble_adapted", "homogeneous_mim", "simclr", "lower", "lower_plain", "upper"],
         "sites": {"a": {"role": "source"}, "b": {"role": "target"}},
-        "model": {"preset": "tiny", "image_size": 32},
+        "model": {
+            "preset": "tiny",
+            "image_size": 32,
+            "options": {"hidden": 48, "mlp": 96, "blocks": 2, "head_channels": 32},
+        },
     }
     return Study.model_validate({**tables, **changes})
 

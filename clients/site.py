@@ -38,6 +38,9 @@ def check_batches(
     problems = []
     if not len(data.split.test):
         problems.append(f"site {site.name}: no image is left to test on (stage evaluate)")
+    unmasked = not data.has_mask[data.split.val].any()
+    if unmasked and site.role == "source" and any(t.stage == "adapt" for t in trainings):
+        problems.append(f"site {site.name}: no validation image has a mask (stage adapt)")
     for training in trainings:
         if site.name not in training.participants:
             continue
@@ -55,12 +58,22 @@ def check_batches(
                     f"site {site.name}: {masked} training images with a mask are fewer than a "
                     f"batch of {batch} (stage {training.stage})"
                 )
-            if not data.has_mask[data.split.val].any():
+            if unmasked:
                 problems.append(
                     f"site {site.name}: no validation image has a mask (stage {training.stage})"
                 )
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
+
+
+def judged_rows(data: SiteData) -> NDArray[np.int64]:
+    """Test rows that the arms are scored on: those with a mask, or all where none has one.
+
+    Sites often outline a part of a sweep's frames only (P1 Table 2: one in eight).
+    """
+    rows = data.split.test
+    masked = rows[data.has_mask[rows]]
+    return masked if len(masked) else rows
 
 
 def training_rows(data: SiteData, stage: str) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from clients.pictures import make_cases
 from clients.predictions import fused_predictions
 from clients.report import Table, choose, write_report
 from clients.request import Request
+from clients.site import judged_rows
 from common.formats import EpochLine
 
 
@@ -19,7 +20,7 @@ def write_page(
 ) -> None:
     """Write `report.html` into the site's own folder (P1 Figs. 5 and 6 on its own images)."""
     study, site = request.study, request.site
-    rows = data.split.test
+    rows = judged_rows(data)
     names = [data.rows[row].id for row in rows]
     chosen = choose(table, main, study.evaluate.overlays)
     places = np.array([names.index(name) for name in chosen], dtype=np.int64)

@@ -15,6 +15,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients import representation
@@ -31,7 +32,7 @@ from clients.evaluation import (
 from clients.norm import last_norm
 from clients.predictions import fused_predictions, keep_prediction, prediction_file
 from clients.request import Request, Result
-from clients.site import open_site, training_rows
+from clients.site import judged_rows, open_site, training_rows
 from clients.site_page import write_page
 from clients.stages.adapt import image_batches
 from clients.training import adapt_batch_norm, autocast
@@ -56,9 +57,10 @@ def run(request: Request) -> Result:
 
 
 def predict(request: Request) -> Result:
-    """Write a member's probabilities (N, C, H, W) on the test images in the site's folder."""
+    """Write a member's probabilities (N, C, H, W) on the judged images in the site's folder."""
     network = _network(request)
-    _over_test_set(request, network, lambda images_B1HW: network(images_B1HW).float().sigmoid())
+    rows = judged_rows(open_site(request.site, request.study))
+    _over(request, rows, lambda images_B1HW: network(images_B1HW).float().sigmoid())
     return Result({})
 
 
@@ -66,7 +68,8 @@ def extract(request: Request) -> Result:
     """Write an encoder's features (N, D) of the test images in the site's folder."""
     network = _network(request)
     feature = cast(SegmentationModel, network).feature
-    _over_test_set(request, network, lambda images_B1HW: feature(images_B1HW).float())
+    rows = open_site(request.site, request.study).split.test
+    _over(request, rows, lambda images_B1HW: feature(images_B1HW).float())
     return Result({})
 
 
@@ -94,13 +97,13 @@ def _network(request: Request) -> nn.Module:
     return network.eval()
 
 
-def _over_test_set(request: Request, network: nn.Module, say: Callable[[Tensor], Tensor]) -> None:
-    """Keep what the network says of all test images, in their order."""
+def _over(request: Request, rows: NDArray[np.int64], say: Callable[[Tensor], Tensor]) -> None:
+    """Keep what a network says of the rows, in their order."""
     compute = request.study.compute
     data = open_site(request.site, request.study)
     parts = []
     with torch.inference_mode(), autocast(compute):
-        for images_B1HW in image_batches(data, data.split.test, compute):
+        for images_B1HW in image_batches(data, rows, compute):
             parts.append(say(images_B1HW).cpu().numpy())
     keep_prediction(request, np.concatenate(parts))
 
@@ -145,7 +148,7 @@ def score(request: Request) -> Result:
     """Fuse, score and compare all arms; per-image numbers stay in the site's folder."""
     study, plan = request.study, request.plan
     data = open_site(request.site, study)
-    rows = data.split.test
+    rows = judged_rows(data)
     # An arm without members at this site (an adaptation of other sites only) is not scored here.
     arms = {name: arm for name, arm in plan.arms.items() if arm.members.get(request.site.name)}
     referenced = bool(data.has_mask[rows].all())
@@ -187,7 +190,7 @@ def _typed(flat: Mapping[str, float]) -> dict[str, float | int]:
 
 
 def _score_arm(request: Request, data: SiteData, arm: Arm, referenced: bool) -> ArmScores:
-    rows = data.split.test
+    rows = judged_rows(data)
     parts = []
     for start in range(0, len(rows), BATCH):
         chosen = rows[start : start + BATCH]

@@ -180,7 +180,7 @@ class Compute(Table):
     """What a site's machine may use."""
 
     device: str = option("cpu", "cpu, cuda, cuda:0 (untested on a GPU)")
-    precision: Literal["float32", "bfloat16", "float16"] = option(
+    precision: Literal["float32", "bfloat16"] = option(
         "float32", "autocast of the forward pass; the contrastive stage stays float32"
     )
     threads: int = option(1, "CPU threads inside a handler", ge=1, le=512)

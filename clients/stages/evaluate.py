@@ -36,6 +36,7 @@ from clients.site import judged_rows, open_site, training_rows
 from clients.site_page import write_page
 from clients.stages.adapt import image_batches
 from clients.training import adapt_batch_norm, autocast
+from common.config.stages import Adapt
 from common.models.branches import (
     SegmentationModel,
     load_shared,
@@ -77,24 +78,37 @@ def _network(request: Request) -> nn.Module:
     """The incoming weights as a network.
 
     Where BatchNorm stays local, a site that took part uses its own, any other recomputes the
-    statistics on its own images (AdaBN).
+    statistics on its own images (AdaBN); so does every site for a member that was adapted with it.
     """
     study, compute = request.study, request.study.compute
     network = segmentation_network(study)
     load_shared(network, request.weights)
     network.to(compute.device)
-    if study.federation.norm == "local":
-        key, index = split_member(request.target)
-        own = last_norm(request, key)
-        if own is not None and "#" in request.target:
-            own = member_of(own, index)
-        if own is not None and own.keys() <= network.state_dict().keys():
-            network.load_state_dict({**network.state_dict(), **own})
-        else:
-            data = open_site(request.site, study)
-            pool = training_rows(data, "adapt")
-            adapt_batch_norm(network, image_batches(data, pool, compute))
+    local = study.federation.norm == "local"
+    own = _own_norms(request) if local else None
+    if own is not None and own.keys() <= network.state_dict().keys():
+        network.load_state_dict({**network.state_dict(), **own})
+    elif local or _takes_own_statistics(request):
+        data = open_site(request.site, study)
+        pool = training_rows(data, "adapt")
+        adapt_batch_norm(network, image_batches(data, pool, compute))
     return network.eval()
+
+
+def _own_norms(request: Request) -> Mapping[str, Tensor] | None:
+    """The member's BatchNorms that this site has kept, if it took part in the training."""
+    key, index = split_member(request.target)
+    own = last_norm(request, key)
+    return member_of(own, index) if own is not None and "#" in request.target else own
+
+
+def _takes_own_statistics(request: Request) -> bool:
+    """Whether the member was adapted with AdaBN: then every site that uses it takes its own.
+
+    What crossed is the mean over the targets' devices, which fits none of them.
+    """
+    training = request.plan.trainings.get(split_member(request.target)[0])
+    return training is not None and isinstance(training.settings, Adapt) and training.settings.adabn
 
 
 def _over(request: Request, rows: NDArray[np.int64], say: Callable[[Tensor], Tensor]) -> None:

@@ -27,6 +27,8 @@ def run(context: ServerContext) -> None:
             "file": file,
             "sha256": digest_of(weights),
             "stage": training.stage if training else UNTRAINED,
+            # Whoever uses it recomputes BatchNorm's statistics on images of the own device first.
+            "adabn": bool(training and getattr(training.settings, "adabn", False)),
         }
     config = {
         "study": study.name,

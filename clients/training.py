@@ -1,14 +1,12 @@
 """The local loop: seeded batches, a fresh optimiser each round, a schedule over all rounds."""
 
-import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from clients.data.site import SiteData
 from clients.memory import keep_freed_memory
 from clients.request import Request
 from common.config.stages import Compute, Rounds
+from common.lines import append_line
 from common.seeds import generator_of, seed_of
 
 Loss = Callable[[NDArray[np.int64]], Tensor]
@@ -253,13 +252,6 @@ def write_epoch(request: Request, epoch: int, loss: float, seconds: float) -> No
         "seconds": round(seconds, 3),
     }
     append_line(request.site.folder / "epochs.jsonl", line)
-
-
-def append_line(path: Path, line: Mapping[str, object]) -> None:
-    """Append one JSON line in a single write."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 def adapt_batch_norm(network: nn.Module, images: Iterable[Tensor]) -> None:

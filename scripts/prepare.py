@@ -26,6 +26,7 @@ from scripts.phantom.write import generate
 
 SPARE_BYTES = 200_000_000
 """Left free beside the run."""
+PARTIAL = "study.json.partial"
 
 
 class Stand(Enum):
@@ -45,7 +46,7 @@ def look_at(folder: Path, study: Study, resume: bool) -> Stand:
     written = folder / "study.json"
     try:
         if not written.exists():
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if folder.exists() and (not folder.is_dir() or _others(folder)):
                 raise InputError(f"{folder}: is not empty and holds no run; choose another --out")
             return Stand.NEW
         found = written.read_text(encoding="utf-8")
@@ -66,6 +67,11 @@ def look_at(folder: Path, study: Study, resume: bool) -> Stand:
     return Stand.BEGUN
 
 
+def _others(folder: Path) -> list[Path]:
+    """What lies in a folder, but for what `make_folder` leaves when it is killed."""
+    return [path for path in folder.iterdir() if path.name != PARTIAL]
+
+
 def make_folder(folder: Path, study: Study) -> None:
     """Make the run folder with its `study.json`.
 
@@ -74,7 +80,7 @@ def make_folder(folder: Path, study: Study) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written = folder / "study.json.partial"
+        written = folder / PARTIAL
         written.write_text(study.canonical(), encoding="utf-8")
         written.replace(folder / "study.json")
     except OSError as error:

@@ -1,9 +1,10 @@
 """What happens, as it happens: one JSON object a line, and TensorBoard's scalars beside it."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
+
+from common.lines import append_line
 
 
 class Tracker(Protocol):
@@ -23,11 +24,9 @@ class JsonLines:
         self.path = path
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Append one line in a single write."""
+        """Append one line."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"event": event, **fields, "time": now})
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_line(self.path, {"event": event, **fields, "time": now})
 
     def close(self) -> None:
         """Nothing is held back."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -27,7 +26,7 @@ from scripts.compare_runs import (
     load_run,
     spreads,
 )
-from scripts.live import console, say
+from scripts.live import console, say, show
 from scripts.run_folders import find_runs, status_of
 
 UNIT = (
@@ -35,9 +34,6 @@ UNIT = (
     "tell whether training anew would show it again. The interval over patients (mean of the "
     "runs' own) tells what other patients might show."
 )
-WIDTH = 150
-"""Columns of text where there is no terminal."""
-
 HEAD = ("configuration", "arm", "site", "metric", "mean", "sd", "95 % over seeds",
         "95 % over patients", "seeds", "against", "difference", "p")  # fmt: skip
 
@@ -207,7 +203,6 @@ def _terminal_lines(
         say(line)
     for line in _differences(runs):
         say(f"differs: {line}")
-    wide = console if console.is_terminal else Console(width=WIDTH, highlight=False)
     for metric in dict.fromkeys(str(row["metric"]) for row in rows):
         head, cells = _shown([row for row in rows if row["metric"] == metric])
         table = Table(title=metric.replace("_", " "), title_justify="left")
@@ -216,7 +211,7 @@ def _terminal_lines(
             table.add_column(name, justify="right" if right else "left", overflow="fold")
         for told_row in cells:
             table.add_row(*map(escape, told_row))
-        wide.print(table)
+        show(table)
 
 
 def _markdown_lines(

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from clients.data.manifest import Row, read_manifest
@@ -24,6 +23,7 @@ from common.estimate import (
     training_traffic,
 )
 from common.plan import Plan, Training, make_plan
+from scripts.live import say, show
 from scripts.machine import memory_for, on_card
 from scripts.phantom.probes import PROBES
 from scripts.phantom.write import patient_name
@@ -55,32 +55,30 @@ class Line:
     traffic: Bytes
 
 
-def dry_run(study: Study, data_root: Path, console: Console) -> None:
+def dry_run(study: Study, data_root: Path) -> None:
     """Show what every training would take; writes nothing and decodes no image.
 
     Args:
         study: The study.
         data_root: Folder that the sites' folders lie in; may be absent.
-        console: Where to.
     """
     plan = make_plan(study)
     counts, absent = site_counts(study, data_root)
     lines = [describe(study, training, counts) for training in plan.trainings.values()]
-    console.print(_table(study, lines))
+    show(_table(study, lines))
     evaluation = evaluation_traffic(study, plan)
     total = sum(moved(line.traffic) for line in lines) + moved(evaluation)
     sites = {
         site: sum(_of_site(part, site) for part in (*(x.traffic for x in lines), evaluation))
         for site in study.sites
     }
-    say = console.print
     say(f"evaluation: {len(plan.predictors)} members, {moved(evaluation) / 1e6:,.1f} MB to move")
     each = ", ".join(f"{site} {number / 1e6:,.1f}" for site, number in sites.items())
-    say(f"MB to move in all: {total / 1e6:,.1f} ({each})", markup=False)
+    say(f"MB to move in all: {total / 1e6:,.1f} ({each})")
     for line in _memory_words(study, plan):
-        say(line, markup=False)
+        say(line)
     for site, why in absent.items():
-        say(f"{site}: steps are unknown: {why}", markup=False)
+        say(f"{site}: steps are unknown: {why}")
 
 
 def describe(study: Study, training: Training, counts: Mapping[str, Counts]) -> Line:
@@ -170,7 +168,12 @@ def _table(study: Study, lines: list[Line]) -> Table:
         *left, "parameters", "memory GB", "rounds x epochs", "batch", "steps a site", "MB a site",
         "MB",
     ):  # fmt: skip
-        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+        table.add_column(
+            name,
+            justify="left" if name in left else "right",
+            overflow="fold",
+            no_wrap=name in ("parameters", "memory GB"),
+        )
     for line in lines:
         training = line.training
         batch = training.settings.batch or study.compute.batch

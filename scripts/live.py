@@ -30,6 +30,16 @@ console = Console(highlight=False, soft_wrap=True)
 Callback = Callable[[int, int], None]
 
 
+WIDTH = 170
+"""Columns of a table where there is no terminal."""
+
+
+def show(table: Table) -> None:
+    """Print a table; where there is no terminal, as wide as it needs to be."""
+    wide = console if console.is_terminal else Console(width=WIDTH, highlight=False)
+    wide.print(table)
+
+
 def say(line: str) -> None:
     """Print one plain line."""
     console.print(line, markup=False)

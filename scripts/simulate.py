@@ -16,7 +16,7 @@ from common.plan import Plan, make_plan
 from common.plugins import look_in
 from scripts import prepare
 from scripts.dry_run import dry_run as show_dry_run
-from scripts.live import Live, Steps, console, say
+from scripts.live import Live, Steps, say
 from scripts.machine import memory_for
 from scripts.share import take_equal, write_identities
 from scripts.smoke import Smoke, smoke_data, smoke_study
@@ -93,7 +93,7 @@ def simulate(
     root = data_root or Path("data")
     if dry_run:
         check_own_parts(study)
-        show_dry_run(study, root, console)
+        show_dry_run(study, root)
         return
     smoke_run = smoke_study(study, root) if smoke else None
     try:

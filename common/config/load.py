@@ -43,16 +43,24 @@ def parse_study(tables: Mapping[str, Any], origin: str) -> Study:
     """Validate tables as a study; see `load_study`."""
     merged = dict(tables)
     shared = merged.pop("finetune", {})
+    wrong = [] if isinstance(shared, Mapping) else [_no_table("finetune", shared)]
     for stage in FINETUNES:
         own = merged.get(stage, {})
         if isinstance(shared, Mapping) and isinstance(own, Mapping) and (shared or own):
             merged[stage] = {**shared, **own}
+    study = None
     try:
-        return Study.model_validate(merged)
+        study = Study.model_validate(merged)
     except ValidationError as error:
-        lines = _sentences(error, "finetune" in tables)
+        wrong += _sentences(error, tables)
+    if study is None or wrong:
         # A mistake in the shared table shows in each table that inherits it.
-        raise InputError(list(dict.fromkeys(f"{origin}: {line}" for line in lines))) from None
+        raise InputError(list(dict.fromkeys(f"{origin}: {line}" for line in wrong)))
+    return study
+
+
+def _no_table(name: str, value: object) -> str:
+    return f"{name}: input should be a table (given: {value!r:.80})"
 
 
 def parse_value(text: str) -> Any:
@@ -76,11 +84,17 @@ def _set(tables: dict[str, Any], override: str) -> None:
     table[parts[-1]] = parse_value(text.strip())
 
 
-def _sentences(error: ValidationError, has_shared: bool) -> Iterable[str]:
+def _is_shared(place: list[str], tables: Mapping[str, Any]) -> bool:
+    """Whether a key of a fine-tuning table was said in [finetune], and not in its own table."""
+    own = tables.get(place[0], {})
+    return place[0] in FINETUNES and place[1] in tables.get("finetune", {}) and place[1] not in own
+
+
+def _sentences(error: ValidationError, tables: Mapping[str, Any]) -> Iterable[str]:
     for detail in error.errors():
         place = [str(part) for part in detail["loc"]]
-        if has_shared and place and place[0] in FINETUNES:
-            place[0] = "finetune"
+        if len(place) > 1 and isinstance(tables.get("finetune"), Mapping):
+            place[0] = "finetune" if _is_shared(place, tables) else place[0]
         # A union reports each of its branches; the branch's name is no key of the study.
         place = [part for part in place if "[" not in part and part not in ("str", "int", "float")]
         name = ".".join(part for part in place if not part.startswith("literal"))

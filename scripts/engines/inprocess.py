@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from clients.app import SITES_VARIABLE
 from clients.app import app as client_app
 from clients.site_list import read_sites
 from server.app import app as server_app
+from server.context import StudyStopped
 
 RUN_ID = 1
 SERVER_NODE = 1
@@ -43,7 +45,7 @@ class InProcessGrid(Grid):
     def __init__(self, sites: Iterable[str], jobs: int = 1) -> None:
         self.sites = {SERVER_NODE + 1 + place: name for place, name in enumerate(sites)}
         self.waiting: dict[str, Message] = {}
-        self.running: dict[str, Future[bytes]] = {}
+        self.running: dict[str, tuple[str, str, Future[bytes]]] = {}
         self.count = 0
         self.strangers = set(multiprocessing.active_children())
         self.pool = make_pool(jobs) if jobs > 1 else None
@@ -86,18 +88,34 @@ class InProcessGrid(Grid):
                 self.waiting[message_id] = message
             else:
                 site = self.sites[message.metadata.dst_node_id]
-                self.running[message_id] = self.pool.submit(_work, site, _pack(message))
+                stage = message.metadata.message_type.partition(".")[2]
+                future = self.pool.submit(_work, site, _pack(message))
+                self.running[message_id] = (site, stage, future)
             ids.append(message_id)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Handle the messages (or wait for their worker) and give their replies."""
+        """Handle the messages (or wait for their worker) and give their replies.
+
+        Raises:
+            StudyStopped: If a worker was killed.
+        """
         for message_id in message_ids:
             if message_id in self.waiting:
                 message = self.waiting.pop(message_id)
                 yield _handle(self.sites[message.metadata.dst_node_id], message)
             elif message_id in self.running:
-                yield _unpack(self.running.pop(message_id).result())
+                yield _unpack(self._result(message_id))
+
+    def _result(self, message_id: str) -> bytes:
+        site, stage, future = self.running.pop(message_id)
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            raise StudyStopped(
+                f"{stage}, {site}: a worker process was ended from outside, most likely for want "
+                "of memory; try fewer jobs, or a smaller [compute] micro_batch"
+            ) from None
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

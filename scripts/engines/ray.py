@@ -38,19 +38,20 @@ SHORT_PATH = 20
 """Ray's sockets lie 70 characters below the temporary folder, and a socket's path has 107."""
 
 
-def run(folder: Path, sites_file: Path, study: Study) -> None:
+def run(folder: Path, sites_file: Path, study: Study, jobs: int | None = None) -> None:
     """Run the study in a run folder under Flower's simulation; its log goes to `flower.log`.
 
     Args:
         folder: With its `study.json`.
         sites_file: Settings of all sites, in the study's order (a node's partition is its place).
         study: For the number of sites and `[compute]`.
+        jobs: Sites at work at the same time; the study's unless there is room for fewer only.
 
     Raises:
         StudyStopped: With the server's reason.
         InputError: If Ray cannot run here as the study wants.
     """
-    resources = resources_of(study, torch.cuda.device_count())
+    resources = resources_of(study, torch.cuda.device_count(), jobs or study.compute.jobs)
     temporary = tempfile.gettempdir()
     parent = "/tmp" if len(temporary) > SHORT_PATH and os.path.isdir("/tmp") else temporary
     home = Path(tempfile.mkdtemp(prefix="fed-", dir=parent))
@@ -82,18 +83,19 @@ def run(folder: Path, sites_file: Path, study: Study) -> None:
         raise StudyStopped(f"{reason} ({status}, see {log})")
 
 
-def resources_of(study: Study, cards: int) -> dict[str, int | float | str]:
+def resources_of(study: Study, cards: int, jobs: int) -> dict[str, int | float | str]:
     """What Flower is told about nodes, processors and cards.
 
     Args:
-        study: `jobs` sites work at the same time; each gets one of as many "CPUs".
+        study: Its sites and its device.
         cards: Graphics cards of this machine. Sites share them evenly: a card serves
             ceil(jobs / cards) of them.
+        jobs: Sites at work at the same time; each gets one of as many "CPUs".
 
     Raises:
         InputError: If the study names one card by number; Ray numbers them anew for each site.
     """
-    jobs, device = study.compute.jobs, study.compute.device
+    device = study.compute.device
     resources: dict[str, int | float | str] = {
         "num-supernodes": len(study.sites),
         "client-resources-num-cpus": 1,

@@ -1,8 +1,15 @@
 """InProcessGrid against the installed Flower: what a site gets and gives must look the same."""
 
 import multiprocessing
+import os
 import secrets
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -20,10 +27,12 @@ from flwr.supercore.run import Run
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.grid import InMemoryGrid
 
+import common
 from common.wire.vocabulary import TensorSpec
 from scripts.engines import inprocess
 from scripts.engines.inprocess import RUN_ID, SERVER_NODE, InProcessGrid
 from server.app import GridExchange
+from server.context import StudyStopped
 from server.exchange import Question, Reply
 from tests.tiny import targets
 
@@ -199,3 +208,49 @@ def test_an_engine_that_fails_keeps_no_workers(monkeypatch: pytest.MonkeyPatch) 
     assert closed == []
     grid.close(at_once=True)
     assert closed == [True]
+
+
+def test_a_killed_worker_stops_the_study_in_plain_words() -> None:
+    grid = InProcessGrid(["north"])
+    broken: Future[bytes] = Future()
+    broken.set_exception(BrokenProcessPool())
+    grid.running["1"] = ("north", "mim", broken)
+    with pytest.raises(StudyStopped, match="mim, north: a worker process was ended"):
+        list(grid.pull_messages(["1"]))
+
+
+ORPHANS = """
+import multiprocessing, sys, time
+from scripts.engines.inprocess import make_pool
+
+if __name__ == "__main__":
+    pool = make_pool(2)
+    futures = [pool.submit(time.sleep, 600) for _ in range(2)]
+    while not all(future.running() for future in futures):
+        time.sleep(0.1)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS)
+    root = str(Path(common.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": root},
+        text=True,
+    )
+    assert process.stdout is not None
+    workers = [Path("/proc") / pid for pid in process.stdout.readline().split()]
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    until = time.monotonic() + 30
+    while any(worker.exists() for worker in workers) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(worker.exists() for worker in workers)

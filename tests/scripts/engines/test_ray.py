@@ -26,8 +26,7 @@ from tests.tiny import results_of, targets, tiny, weights_of
     ],
 )  # fmt: skip
 def test_sites_share_the_cards(jobs: int, cards: int, share: float) -> None:
-    study = targets(3, compute={"device": "cuda", "jobs": jobs})
-    resources = ray.resources_of(study, cards)
+    resources = ray.resources_of(targets(3, compute={"device": "cuda"}), cards, jobs)
     assert resources["client-resources-num-gpus"] == share
     # Flower starts int(cards / share) sites at the same time: as many as the study says, or more.
     assert int(max(1, cards) / share) >= jobs
@@ -35,14 +34,14 @@ def test_sites_share_the_cards(jobs: int, cards: int, share: float) -> None:
 
 
 def test_as_many_nodes_as_sites_and_no_card_unasked() -> None:
-    resources = ray.resources_of(targets(3), cards=2)
+    resources = ray.resources_of(targets(3), cards=2, jobs=1)
     assert resources["num-supernodes"] == 4
     assert "client-resources-num-gpus" not in resources
 
 
 def test_a_numbered_card_is_refused() -> None:
     with pytest.raises(InputError, match=r"compute\.device"):
-        ray.resources_of(targets(2, compute={"device": "cuda:1"}), cards=2)
+        ray.resources_of(targets(2, compute={"device": "cuda:1"}), cards=2, jobs=1)
 
 
 def test_the_doors_are_shut_for_flower_and_ray(

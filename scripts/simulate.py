@@ -164,7 +164,7 @@ def run_study_here(
             else:
                 from scripts.engines import ray
 
-                ray.run(folder, listed, study)
+                ray.run(folder, listed, study, jobs)
     except StudyStopped as error:
         _explain(error, sites, logs)
         raise

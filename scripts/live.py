@@ -168,7 +168,8 @@ class Live:
 
     def _tell(self, row: Row, event: dict[str, Any]) -> None:
         moved = (event["bytes_down"] + event.get("bytes_up", 0)) / 1e6
-        numbers = [f"{row.training:<36}", f"{row.site:<14}"]
+        what = row.training if event["event"] == "reply" else f"evaluate {event['member']}"
+        numbers = [f"{what:<36}", f"{row.site:<14}"]
         if event["event"] == "reply":
             numbers += [f"round {row.round}/{row.rounds}", f"loss {event['loss']:.4f}"]
         numbers += [f"{moved:.1f} MB", clock(event["seconds"])]

@@ -82,10 +82,7 @@ class Progress:
             case "predict":
                 self.moved += event["bytes_down"]
                 self._predicted.add((event["member"], event["site"]))
-                row = self._row(event["site"], f"evaluate {event['member']}", 1)
-                row.bytes, row.seconds = row.bytes + event["bytes_down"], event["seconds"]
-                row.rounds, row.done = 1, True
-                return row
+                return self._predicted_one(event)
         return None
 
     def take_epoch(self, site: str, line: Mapping[str, Any]) -> Row | None:
@@ -107,6 +104,16 @@ class Progress:
         row.loss, row.bytes, row.seconds = event["loss"], row.bytes + moved, event["seconds"]
         row.epoch = row.epochs
         row.done = event["round"] >= event["rounds"]
+        return row
+
+    def _predicted_one(self, event: Mapping[str, Any]) -> Row:
+        """All members of a site are one row; its rounds are the members."""
+        site = event["site"]
+        members = {member for member, of_site in self._predicted if of_site == site}
+        row = self._row(site, "evaluate", len(members))
+        row.rounds = sum(site in sites for sites in self.plan.predictors.values())
+        row.bytes, row.seconds = row.bytes + event["bytes_down"], event["seconds"]
+        row.done = row.round >= row.rounds
         return row
 
     def _rounds(self, training: str, site: str) -> set[int]:

@@ -70,6 +70,8 @@ def test_share_and_time_left(study: Study) -> None:
                 {"event": "predict", "member": member, "site": site, "bytes_down": 5,
                  "seconds": 1.0}
             )  # fmt: skip
+    row = progress.rows["ada", "evaluate"]
+    assert (row.round, row.rounds, row.done, row.bytes) == (2, 2, True, 10)
     assert progress.share == pytest.approx(1.0)
     assert progress.left_s == pytest.approx(0.0, abs=1e-9)
 

@@ -108,6 +108,9 @@ def simulate(
         )
     except StudyStopped:
         raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        say("stopped; the same command with --resume goes on from the last finished round")
+        raise typer.Exit(130) from None
 
 
 def run_study_here(

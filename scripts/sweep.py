@@ -78,7 +78,11 @@ def sweep(
     cells, folder = plan_sweep(study_file, seeds, grid or [], override or [], out)
     folder.mkdir(parents=True, exist_ok=True)
     _make_phantoms(cells, folder)
-    failed = run_cells(study_file, cells, jobs, data_root, folder)
+    try:
+        failed = run_cells(study_file, cells, jobs, data_root, folder)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from each run's last finished round")
+        raise typer.Exit(130) from None
     done = len(cells) - len(failed)
     say(f"{done} of {len(cells)} runs are finished; compare them: sonofed compare {folder}")
     if failed:

@@ -206,6 +206,18 @@ def test_changed_data_stop_a_resume(
     assert "site ada" not in said.err
 
 
+def test_an_interrupt_says_how_to_go_on(
+    sonofed: Command, sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scripts.simulate.run_study_here", interrupted)
+    said = sonofed("simulate", write_study(tmp_path / "mini.toml"), "--data-root", sites)
+    assert said.code == 130
+    assert "--resume" in said.out
+
+
 BROKEN = '''
 import torch
 

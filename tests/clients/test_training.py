@@ -21,7 +21,6 @@ from clients.training import (
     SegmentationSums,
     accumulated,
     adapt_batch_norm,
-    append_line,
     autocast,
     batches,
     make_optimizer,
@@ -32,6 +31,7 @@ from clients.training import (
     to_unit,
 )
 from common.config.stages import Compute, Finetune, Mim, Rounds
+from common.lines import append_line
 from common.objectives.dice_bce import dice_bce
 from tests.clients.world import World
 

@@ -20,6 +20,7 @@ from scripts.engines import inprocess
 EVENTS = ("open", "os.listdir", "os.scandir")
 CODE = Path(common.__file__).resolve().parents[1]
 PACKAGES = [CODE / name for name in ("common", "clients", "server", "scripts")]
+PACKAGES.append(CODE / "sonofed.egg-info")  # what setuptools notes about them; libraries ask for it
 LIBRARIES = {
     Path(sysconfig.get_path(name)).resolve()
     for name in ("stdlib", "platstdlib", "purelib", "platlib")

@@ -43,9 +43,6 @@ def run(
             f"wire {dtype}", ours, reference,
             wire_mb=payload_bytes(specs, dtype) / 1e6,
             reference_wire_mb=payload_bytes(specs, "float32") / 1e6,
-            encode=ours.facts["encode"], decode=ours.facts["decode"],
-            reference_encode=reference.facts["encode"],
-            reference_decode=reference.facts["decode"],
             parameters=numbers(specs), repeats=repeats, seed=seed,
             max_difference=largest_difference(ours.facts["state"], reference.facts["state"]),
         )  # fmt: skip
@@ -57,16 +54,10 @@ def checked(*, preset: PresetName, seed: int, dtype: str) -> Work:
     state = reply(specs, 0, seed)
 
     def work() -> tuple[float, Facts]:
-        with Stopwatch() as encode:
+        with Stopwatch() as watch:
             content = pack(weights=state, specs=specs, wire_dtype=dtype)
-        with Stopwatch() as decode:
             arrived = unpack_weights(content, specs, dtype)
-        facts = {
-            "encode": encode.seconds,
-            "decode": decode.seconds,
-            "state": sample([tensor.numpy() for tensor in arrived.values()]),
-        }
-        return encode.seconds + decode.seconds, facts
+        return watch.seconds, {"state": sample([tensor.numpy() for tensor in arrived.values()])}
 
     return work
 
@@ -76,15 +67,9 @@ def flower(*, preset: PresetName, seed: int) -> Work:
     state = reply(full_size(preset), 0, seed)
 
     def work() -> tuple[float, Facts]:
-        with Stopwatch() as encode:
+        with Stopwatch() as watch:
             content = RecordDict({WEIGHTS: ArrayRecord.from_torch_state_dict(state)})
-        with Stopwatch() as decode:
             arrived = content.array_records[WEIGHTS].to_torch_state_dict()
-        facts = {
-            "encode": encode.seconds,
-            "decode": decode.seconds,
-            "state": sample([tensor.numpy() for tensor in arrived.values()]),
-        }
-        return encode.seconds + decode.seconds, facts
+        return watch.seconds, {"state": sample([tensor.numpy() for tensor in arrived.values()])}
 
     return work

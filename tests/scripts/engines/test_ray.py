@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,6 +174,7 @@ def test_a_killed_study_leaves_nothing_and_can_go_on(sent: int, tmp_path: Path) 
     while processes_in(temporary) and time.monotonic() < until:
         time.sleep(0.1)
     assert processes_in(temporary) == []
+    shutil.rmtree(temporary)  # a SIGKILL leaves Flower's folder, and only that
     run = run_study_here(study, Engine.inprocess, tmp_path, tmp_path / "killed", True)
     assert weights_of(run) == weights_of(plain)
     assert results_of(run) == results_of(plain)

@@ -103,17 +103,18 @@ def server_memory(study: Study, plan: Plan) -> int:
     return BASE_BYTES + (1 + MESSAGE_COPIES) * largest
 
 
-def fitting_jobs(study: Study, plan: Plan, available: int) -> int:
-    """How many sites may work at the same time: [compute] jobs, or fewer if memory ends first.
+def fitting_jobs(study: Study, plan: Plan, available: int, wanted: int) -> int:
+    """How many sites may work at the same time: as wanted, or fewer if memory ends first.
 
     Args:
-        study: Its `[compute] jobs` is the most.
+        study: The study.
         plan: Its largest training counts.
         available: Bytes to spend.
+        wanted: The most.
     """
     largest = max((training_memory(study, t).total for t in plan.trainings.values()), default=1)
     room = available - server_memory(study, plan)
-    return max(1, min(study.compute.jobs, room // largest))
+    return max(1, min(wanted, room // largest))
 
 
 def micro_batch(study: Study, training: Training) -> int:

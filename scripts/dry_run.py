@@ -201,7 +201,7 @@ def _steps(line: Line) -> str:
 
 def _memory_words(study: Study, plan: Plan) -> list[str]:
     available = memory_for(study)
-    jobs = fitting_jobs(study, plan, available)
+    jobs = fitting_jobs(study, plan, available, study.compute.jobs)
     where = "on the card" if on_card(study) else "free here"
     words = [
         "memory is an estimate of one site at work: weights, gradients, optimiser, the activations "

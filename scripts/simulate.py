@@ -85,11 +85,8 @@ def simulate(
     Prints where the report lies. Stopped or killed, the same command with --resume goes on and
     ends with the same weights and results to the last bit.
     """
-    overrides = list(override or [])
-    if jobs is not None:
-        overrides.append(f"compute.jobs={jobs}")
     look_in(study_file.parent)
-    study = load_study(study_file, overrides)
+    study = load_study(study_file, override or [])
     root = data_root or Path("data")
     if dry_run:
         check_own_parts(study)
@@ -103,6 +100,7 @@ def simulate(
             root,
             out,
             resume,
+            jobs=jobs,
             smoke=smoke_run,
             share=share,
         )
@@ -120,6 +118,7 @@ def run_study_here(
     out: Path | None,
     resume: bool,
     *,
+    jobs: int | None = None,
     smoke: Smoke | None = None,
     share: Path | None = None,
 ) -> Path:
@@ -131,6 +130,8 @@ def run_study_here(
         data_root: Folder that the sites' folders lie in.
         out: Run folder; None for the default.
         resume: Go on with a run that has begun.
+        jobs: Sites at work at the same time, in place of the study's [compute] jobs: it changes no
+            result, so a run may go on with another number.
         smoke: Where the study is a smoke run.
         share: Folder with runs whose equal trainings may be taken.
 
@@ -156,7 +157,7 @@ def run_study_here(
             say(f"{key}: taken from {sibling}, an equal training")
     if smoke is not None:
         say(f"untrained: {study.untrained}")
-    jobs = _jobs(study, plan)
+    jobs = _jobs(study, plan, jobs or study.compute.jobs)
     logs = {site.name: _size(site.folder / "errors.log") for site in sites}
     try:
         with Live(folder, study):
@@ -205,12 +206,12 @@ def _prepare(
         return settings_in(folder)
 
 
-def _jobs(study: Study, plan: Plan) -> int:
-    """[compute] jobs, or as many as the memory estimate allows."""
-    jobs = fitting_jobs(study, plan, memory_for(study))
-    if jobs < study.compute.jobs:
+def _jobs(study: Study, plan: Plan, wanted: int) -> int:
+    """The jobs that are wanted, or as many as the memory estimate allows."""
+    jobs = fitting_jobs(study, plan, memory_for(study), wanted)
+    if jobs < wanted:
         say(
-            f"{jobs} of {study.compute.jobs} jobs: more would pass the memory that is free "
+            f"{jobs} of {wanted} jobs: more would pass the memory that is free "
             "(--dry-run shows the estimate)"
         )
     return jobs

@@ -156,5 +156,6 @@ def main(grid: Grid, context: Context) -> None:
     folder = Path(str(context.run_config["run"]))
     study = Study.model_validate_json((folder / "study.json").read_text(encoding="utf-8"))
     tracker = Both(JsonLines(folder / "metrics.jsonl"), TensorBoard(folder / "tensorboard"))
-    exchange = GridExchange(grid, study, study.compute.jobs)
+    jobs = int(str(context.run_config.get("jobs", 0))) or study.compute.jobs
+    exchange = GridExchange(grid, study, jobs)
     run_study(ServerContext(study, make_plan(study), RunFolder(folder), exchange, tracker))

@@ -156,7 +156,7 @@ def run(folder: Path, sites_file: Path, jobs: int) -> None:
         node_id=SERVER_NODE,
         node_config={},
         state=RecordDict(),
-        run_config={"run": str(folder)},
+        run_config={"run": str(folder), "jobs": jobs},
     )
     try:
         server_app(grid, context)

@@ -66,7 +66,7 @@ def run(folder: Path, sites_file: Path, study: Study, jobs: int | None = None) -
         )
         config = home / "run.toml"
         path = json.dumps(str(folder.resolve()), ensure_ascii=False)
-        config.write_text(f"run = {path}\n", encoding="utf-8")
+        config.write_text(f"run = {path}\njobs = {jobs or 0}\n", encoding="utf-8")
         environment = environment_of(home, sites_file.resolve())
         with superlink(home, port, environment, log):
             settings = " ".join(f"{key}={value}" for key, value in resources.items())

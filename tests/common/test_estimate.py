@@ -87,9 +87,9 @@ def test_jobs_end_where_memory_does() -> None:
     plan = make_plan(study)
     one = max(training_memory(study, t).total for t in plan.trainings.values())
     server = server_memory(study, plan)
-    assert fitting_jobs(study, plan, 10**12) == 4
-    assert fitting_jobs(study, plan, server + 2 * one + 1) == 2
-    assert fitting_jobs(study, plan, 0) == 1
+    assert fitting_jobs(study, plan, 10**12, 4) == 4
+    assert fitting_jobs(study, plan, server + 2 * one + 1, 4) == 2
+    assert fitting_jobs(study, plan, 0, 4) == 1
 
 
 def test_traffic_by_hand() -> None:
@@ -126,5 +126,5 @@ def test_a_study_without_trainings() -> None:
     study = load_study(Path("configs/lung_frames.toml"), ['arms=["untrained"]'])
     plan = make_plan(study)
     assert not plan.trainings
-    assert fitting_jobs(study, plan, 10**10) == study.compute.jobs
+    assert fitting_jobs(study, plan, 10**10, 3) == 3
     assert set(evaluation_traffic(study, plan)) == set(study.sites)

@@ -225,9 +225,7 @@ def _mean(context: ServerContext, replies: Sequence[Reply], name: str) -> float:
 
 
 def _without_weights(reply: Reply) -> Reply:
-    return Reply(
-        reply.site, {}, reply.metrics, reply.bytes_down, reply.bytes_up, reply.seconds
-    )
+    return Reply(reply.site, {}, reply.metrics, reply.bytes_down, reply.bytes_up, reply.seconds)
 
 
 def _tell(context: ServerContext, training: Training, round_: int, reply: Reply) -> None:

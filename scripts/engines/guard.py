@@ -27,8 +27,10 @@ def main(command: list[str]) -> int:
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     adopt_orphans()
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    process: subprocess.Popen[bytes] | None = None
     try:
+        # In here already: a signal may come when the child runs and Popen has not returned.
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
         while process.poll() is None:
             readable, _, _ = select.select([sys.stdin], [], [], POLL_S)
             if readable and not os.read(sys.stdin.fileno(), 1):
@@ -44,12 +46,12 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def end_family(process: "subprocess.Popen[bytes]") -> None:
+def end_family(process: "subprocess.Popen[bytes] | None") -> None:
     """SIGKILL to everything below, until nothing is left; there is no state worth a goodbye.
 
     Without /proc (not Linux) it is the command's own process group that ends.
     """
-    if process.poll() is None and not Path("/proc/self/stat").exists():
+    if process is not None and process.poll() is None and not Path("/proc/self/stat").exists():
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     while family := descendants():

@@ -28,8 +28,9 @@ MODELS: dict[str, type[BaseModel]] = {
 
 
 def named(section: str) -> list[str]:
-    """First column of the section's table."""
-    return re.findall(r"^\| `([a-z0-9_]+)` \|", SECTIONS[section], re.MULTILINE)
+    """First column of the section's first table; what fields hold may have tables of its own."""
+    table = re.search(r"(?:^\|.*\n)+", SECTIONS[section], re.MULTILINE)
+    return re.findall(r"^\| `([a-z0-9_]+)` \|", table.group() if table else "", re.MULTILINE)
 
 
 def example(section: str) -> str:

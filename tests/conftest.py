@@ -1,0 +1,3 @@
+"""Before any test module is imported."""
+
+import common.environment  # noqa: F401 - Flower reads its switches when it is imported

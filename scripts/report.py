@@ -28,7 +28,7 @@ def report(
         bool, typer.Option(help="The sites' own pages too; they need the sites' images.")
     ] = True,
 ) -> None:
-    """Make RUN/report.html again, and the sites' own pages in RUN/sites/<site>/.
+    """Make RUN/report.html again, and the sites' own pages in RUN/sites/SITE/.
 
     A run that has not finished shows what there is. Nothing is trained or scored anew.
     """

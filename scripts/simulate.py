@@ -46,7 +46,7 @@ def simulate(
         typer.Option(envvar="SONOFED_DATA", help="Folder that the sites' folders lie in."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: runs/<study>-<digest>.")
+        Path | None, typer.Option(help="Run folder. Default: runs/STUDY-DIGEST.")
     ] = None,
     override: Annotated[
         list[str] | None,

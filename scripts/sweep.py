@@ -58,7 +58,7 @@ def sweep(
         typer.Option(min=1, help="Runs at the same time, one thread each; beside [compute] jobs."),
     ] = 1,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the sweep. Default: runs/<study>-sweep-<digest>.")
+        Path | None, typer.Option(help="Folder of the sweep. Default: runs/STUDY-sweep-DIGEST.")
     ] = None,
     data_root: Annotated[
         Path | None,

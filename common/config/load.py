@@ -1,5 +1,6 @@
 """Reading a study: TOML, `--set` overrides, and every mistake named at once."""
 
+import copy
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -53,6 +54,7 @@ def parse_study(tables: Mapping[str, Any], origin: str) -> Study:
         study = Study.model_validate(merged)
     except ValidationError as error:
         wrong += _sentences(error, tables)
+        wrong += _across(merged, error, tables)
     if study is None or wrong:
         # A mistake in the shared table shows in each table that inherits it.
         raise InputError(list(dict.fromkeys(f"{origin}: {line}" for line in wrong)))
@@ -61,6 +63,34 @@ def parse_study(tables: Mapping[str, Any], origin: str) -> Study:
 
 def _no_table(name: str, value: object) -> str:
     return f"{name}: input should be a table (given: {value!r:.80})"
+
+
+def _across(
+    merged: Mapping[str, Any], error: ValidationError, tables: Mapping[str, Any]
+) -> list[str]:
+    """What does not fit together besides: the study again, its wrong keys at their defaults."""
+    rest: dict[str, Any] = copy.deepcopy(dict(merged))
+    places = {detail["loc"] for detail in error.errors() if detail["loc"]}
+    for place in places:
+        table: Any = rest
+        for part in place[:-1]:
+            if not isinstance(table, dict) or not isinstance(table.get(part), dict):
+                break
+            table = table[part]
+        else:
+            table.pop(place[-1], None)
+            continue
+        # Inside a list or a union: the key that holds it goes.
+        if isinstance(table, dict):
+            table.pop(part, None)
+    try:
+        Study.model_validate(rest)
+    except ValidationError as left:
+        # Tables are held against each other only where every key is sound: then no error has a
+        # place. Another error means that a key without a default went.
+        if not any(detail["loc"] for detail in left.errors()):
+            return list(_sentences(left, tables))
+    return []
 
 
 def parse_value(text: str) -> Any:

@@ -186,3 +186,18 @@ def test_what_crosses_names_no_place() -> None:
     text = study.for_sites().canonical()
     assert "secret" not in text
     assert Study.model_validate_json(text).sites["b"].role == "target"
+
+
+def test_a_wrong_key_does_not_hide_what_does_not_fit_together() -> None:
+    tables = {
+        "name": "x",
+        "seeed": 1,
+        "sites": {"a": {"role": "source"}},
+        "mim": {"ratio": 2},
+        "model": {"image_size": 65},
+    }
+    with pytest.raises(InputError) as caught:
+        parse_study(tables, "x.toml")
+    said = "\n".join(caught.value.problems)
+    for part in ("seeed: unknown key", "mim.ratio", 'role = "target"', "65 does not tile"):
+        assert part in said

@@ -172,7 +172,7 @@ def steps(study: Study, training: Training, rows: Mapping[str, int]) -> dict[str
     settings = training.settings
     batch = settings.batch or study.compute.batch
     return {
-        site: rows[site] // batch * settings.epochs * settings.rounds
+        site: (settings.steps or rows[site] // batch * settings.epochs) * settings.rounds
         for site in training.participants
         if site in rows
     }

@@ -13,7 +13,17 @@ from server.checkpoint import Traffic
 from server.context import ServerContext
 from server.report import write_report
 from server.results import build_results, write
-from server.stages import assemble, enrol, evaluate, train
+from server.stages import (
+    annotate,
+    assemble,
+    classify,
+    enrol,
+    evaluate,
+    reconstruct,
+    score,
+    select,
+    train,
+)
 
 
 def run_study(context: ServerContext) -> None:
@@ -27,17 +37,40 @@ def run_study(context: ServerContext) -> None:
     status = "failed"
     try:
         enrol.run(context)
-        for training in context.plan.trainings.values():
-            train.run(context, training)
-        assemble.run(context)
-        scored = evaluate.run(context)
-        write(_results(context, scored), context.run.folder / "results.json")
+        _train(context)
+        if context.plan.arms:
+            assemble.run(context)
+        scored = evaluate.run(context) if context.plan.arms else {}
+        classified = classify.run(context) if context.plan.cells else {}
+        write(_results(context, scored, classified), context.run.folder / "results.json")
         status = "finished"
     finally:
         seconds = round(time.monotonic() - started, 1)
         context.tracker.emit("end", status=status, seconds=seconds)
         context.tracker.close()
     write_report(context.run.folder)
+
+
+def _train(context: ServerContext) -> None:
+    """Every training, and between them what chooses the images that the last ones train on."""
+    trainings, selections = context.plan.trainings.values(), context.plan.selections.values()
+    for training in trainings:
+        if not training.selection and training.stage != "sphere":
+            train.run(context, training)
+    if context.plan.reconstructing:
+        reconstruct.run(context)
+    for training in trainings:
+        if training.stage == "sphere":
+            train.run(context, training)
+    for selection in selections:
+        if selection.strategy == "dual":
+            score.run(context, selection)
+        select.run(context, selection)
+    if selections:
+        annotate.run(context)
+    for training in trainings:
+        if training.selection:
+            train.run(context, training)
 
 
 def describe(study: Study, plan: Plan) -> dict[str, Any]:

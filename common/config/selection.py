@@ -34,9 +34,13 @@ class SourceClassifier(Rounds):
         {}, "architecture -> local file with timm's ImageNet weights to start from"
     )
 
+    def __hash__(self) -> int:
+        """By content: the weights' table is a dict."""
+        return hash(self.model_dump_json())
+
 
 class Diffusion(Rounds):
-    """A denoising diffusion model with ControlNet on canny edges, learned at the source (P2 2.1)."""
+    """Denoising diffusion with ControlNet on canny edges, learned at the source (P2 2.1)."""
 
     epochs: int = option(200, "local epochs a round", paper="P2 3: 200", ge=1, le=100_000)
     batch: int | None = option(8, "images a step", ge=1, le=65_536)
@@ -96,6 +100,15 @@ class Sphere(Rounds):
     m: float = option(4.0, "angular scaling factor", paper="P2 Eq. 3", gt=0, le=100)
     form: Literal["(m*theta)^2", "m*theta^2", "theta+m"] = option(
         "(m*theta)^2", "angular loss", paper="P2 Eq. 3"
+    )
+    views: Literal["reconstruction", "augmentations", "augmentation"] = option(
+        "reconstruction",
+        "what teacher and student see: the image and its reconstruction; two augmentations; the "
+        "image and an augmentation",
+        paper="P2 2.2; Table 3",
+    )
+    normalise: bool = option(
+        True, "on the sphere; false: BYOL's loss, Euclidean embeddings", paper="P2 Table 3"
     )
     ema_decay: float = option(0.99, "of the teacher, a step", paper="P2 code", ge=0, lt=1)
     min_angle: float = option(
@@ -164,7 +177,7 @@ class Annotate(Table):
 
 
 class Classify(Rounds):
-    """Classifiers fine-tuned on the selected images, in federated rounds over the targets (P2 3)."""
+    """Classifiers fine-tuned on the selected images, in rounds over the targets (P2 3)."""
 
     epochs: int = option(140, "local epochs a round", paper="P2 3: 140", ge=1, le=100_000)
     batch: int | None = option(8, "images a step", paper="P2 3: 8", ge=2, le=65_536)

@@ -1,0 +1,8 @@
+"""diffusion: stub."""
+
+from clients.request import Request, Result
+
+
+def run(request: Request) -> Result:
+    """Stub."""
+    raise NotImplementedError

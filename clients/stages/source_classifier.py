@@ -1,0 +1,13 @@
+"""source_classifier: stub."""
+
+from clients.request import Request, Result
+
+
+def run(request: Request) -> Result:
+    """Stub."""
+    raise NotImplementedError
+
+
+def check(request: Request) -> Result:
+    """Stub."""
+    raise NotImplementedError

@@ -161,7 +161,8 @@ def run_epochs(
     per_epoch = len(rows) // batch
     steps = settings.steps or settings.epochs * per_epoch
     progress = Progress(len(rows), len(np.unique(data.clusters[rows])))
-    for epoch in range(math.ceil(steps / per_epoch)):
+    epochs = math.ceil(steps / per_epoch)
+    for epoch in range(epochs):
         network.train()
         began = time.monotonic()
         seed = seed_of(study.seed, request.target, request.site.name, request.round, epoch)
@@ -178,7 +179,7 @@ def run_epochs(
             if after_step is not None:
                 after_step()
         progress.epoch_losses.append(float(np.mean(losses)))
-        write_epoch(request, epoch, progress.epoch_losses[-1], time.monotonic() - began)
+        write_epoch(request, epoch, epochs, progress.epoch_losses[-1], time.monotonic() - began)
         if after_epoch is not None:
             after_epoch(epoch, progress.epoch_losses[-1])
     return progress
@@ -245,13 +246,14 @@ def draws(request: Request, purpose: str) -> torch.Generator:
     )
 
 
-def write_epoch(request: Request, epoch: int, loss: float, seconds: float) -> None:
+def write_epoch(request: Request, epoch: int, epochs: int, loss: float, seconds: float) -> None:
     """Append one line to the site's own `epochs.jsonl` (it stays at the site)."""
     line = {
         "training": request.target,
         "stage": request.stage,
         "round": request.round,
         "epoch": epoch + 1,
+        "epochs": epochs,
         "loss": loss,
         "seconds": round(seconds, 3),
     }

@@ -34,6 +34,15 @@ class TrainingPlan(Line):
     participants: list[str]
 
 
+class SelectionPlan(Line):
+    """One arm of the study event that selects images."""
+
+    arm: str
+    strategy: str
+    budget: Literal["pooled", "per_site"]
+    budgets: list[float] = Field(description="shares of the pool")
+
+
 class StudyEvent(Line):
     """The first line: what is about to run."""
 
@@ -44,6 +53,8 @@ class StudyEvent(Line):
     sites: dict[str, Role]
     arms: list[str]
     trainings: list[TrainingPlan]
+    selections: list[SelectionPlan] = Field(default=[], description="arms that select images")
+    cells: list[str] = Field(default=[], description="classifiers: <arm>/<budget>/<architecture>")
     synthetic: bool = Field(description="whether any site's images are the phantom's")
     time: float | str = Field(description="seconds since 1970 or ISO 8601, UTC")
 
@@ -202,6 +213,7 @@ class EpochLine(Line):
     stage: str
     round: int = Field(ge=1)
     epoch: int = Field(ge=1, description="within the round")
+    epochs: int | None = Field(default=None, description="how many the round has")
     loss: float
     val_loss: float | None = None
     seconds: float
@@ -323,6 +335,11 @@ class CellResult(Part):
     versus: dict[str, PairedResult] = Field(
         default={}, description="correctness, the leading arm minus this one, by site"
     )
+    difference: float | None = Field(default=None, description="mean of these over the sites")
+    p: float | None = Field(default=None, description="Stouffer over them, weights sqrt(n)")
+    p_holm: float | None = Field(
+        default=None, description="Holm over the other arms, within budget and architecture"
+    )
 
 
 class SelectedResult(Part):
@@ -358,6 +375,7 @@ class SelectionResults(Part):
 
     main: str = Field(description="the selecting arm compared against each other")
     labels: list[str]
+    test: dict[str, dict[str, int]] = Field(description="site to label to test images")
     cells: list[CellResult]
     selected: list[SelectedResult]
     reconstruction: dict[str, ReconstructionResult] = {}

@@ -60,6 +60,10 @@ STRATEGY_ARMS: tuple[str, ...] = get_args(StrategyArm)
 BOUND_ARMS: tuple[str, ...] = get_args(BoundArm)
 """All images annotated; none annotated, the source's classifier as it is."""
 
+POINTWISE = ("random", "entropy", "bald", "lfosa")
+"""Strategies that score each image by itself, so that one threshold can go over all sites. The
+others, and somebody's own, need a site's embeddings together: they choose per site, by quota."""
+
 MAIN_SELECTION_ARMS = ("dual", "dual_per_site", "dual_cohort", *STRATEGY_ARMS)
 """Arms that run at every budget; the other dual arms are ablations with budgets of their own."""
 

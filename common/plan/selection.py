@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from common.config.arms import BOUND_ARMS, DUAL_ARMS, MAIN_SELECTION_ARMS
+from common.config.arms import BOUND_ARMS, DUAL_ARMS, MAIN_SELECTION_ARMS, POINTWISE
 from common.config.selection import Score, Sphere
 from common.config.study import Study
 from common.plan.types import Cell, Selection, Training, arm_name, cell_key
@@ -121,6 +121,7 @@ class SelectionPlanner:
     def _selection(self, arm: str) -> Selection:
         study = self.study
         dual = arm in DUAL_ARMS
+        pooled = dual or arm in (*POINTWISE, *BOUND_ARMS)
         score = study.score
         if arm == "dual_cohort":
             score = score.model_copy(update={"min_cohort": max(COHORT, score.min_cohort)})
@@ -144,7 +145,7 @@ class SelectionPlanner:
             reconstructed=dual and arm != "no_reconstruction",
             metric="euclidean" if arm == "contrast" or (dual and not self._normalised(arm))
             else "angle",
-            budget="per_site" if arm == "dual_per_site" else study.select.budget,
+            budget="per_site" if arm == "dual_per_site" or not pooled else study.select.budget,
             budgets=budgets,
         )  # fmt: skip
 

@@ -4,7 +4,7 @@ Weights, counts and scalar metrics; nothing else has a name here, and what has n
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -143,7 +143,12 @@ def _specs(state: Mapping[str, torch.Tensor]) -> tuple[TensorSpec, ...]:
 
 def training_tensors(study: Study, training: Training) -> tuple[TensorSpec, ...]:
     """What crosses in a training's rounds, both ways."""
-    return _tensors(study.canonical(), training, norm_of(study, training))
+    # Trainings that differ in who, where and on what have equal tensors: each is built once.
+    alike = replace(
+        training, key="", participants=(), start=("",) * len(training.start), member=0,
+        selection="", budget=0.0,
+    )  # fmt: skip
+    return _tensors(study.canonical(), alike, norm_of(study, training))
 
 
 def member_tensors(study: Study, plan: Plan, member: str) -> tuple[TensorSpec, ...]:

@@ -193,8 +193,9 @@ def _of_site(traffic: Bytes, site: str) -> int:
 
 def _table(study: Study, lines: list[Line]) -> Table:
     table = Table(
-        title=f"{study.name} · seed {study.seed} · {study.model.preset} at "
-        f"{study.model.image_size} px · digest {study.digest[:8]}",
+        title=f"{study.name} · seed {study.seed} · "
+        + (f"{study.model.preset} at " if study.segmentation_arms else "")
+        + f"{study.model.image_size} px · digest {study.digest[:8]}",
         title_justify="left",
     )
     left = ("training", "sites")
@@ -208,13 +209,13 @@ def _table(study: Study, lines: list[Line]) -> Table:
             overflow="fold",
             no_wrap=name in ("parameters", "memory GB"),
         )
-    for line in lines:
+    for number, line in _grouped(lines):
         training = line.training
         batch = training.settings.batch or study.compute.batch
         micro = micro_batch(study, training)
         views = 2 * batch if training.stage == "contrastive" else batch
         table.add_row(
-            training.key,
+            training.key if number == 1 else f"{number} x .../{'/'.join(_tail(training))}",
             ", ".join(training.participants),
             f"{line.parameters:,}",
             f"{line.memory / 1e9:.1f}" + ("+?" if line.activations is None else ""),
@@ -227,9 +228,27 @@ def _table(study: Study, lines: list[Line]) -> Table:
             str(batch) if micro >= views else f"{batch} ({micro} at once)",
             _steps(line),
             f"{max(map(sum, (w.values() for w in line.traffic.values()))) / 1e6:,.1f}",
-            f"{moved(line.traffic) / 1e6:,.1f}",
+            f"{number * moved(line.traffic) / 1e6:,.1f}",
         )
     return table
+
+
+def _tail(training: Training) -> list[str]:
+    """Of a training on selected images, its key without arm and budget."""
+    parts = training.key.split("/")
+    return parts[1:] if training.stage == "finetune_selected" else parts[2:]
+
+
+def _grouped(lines: list[Line]) -> list[tuple[int, Line]]:
+    """Trainings on selected images that differ in arm and budget only are one line, the largest."""
+    found: dict[str, tuple[int, Line]] = {}
+    for line in lines:
+        training = line.training
+        key = "/".join(_tail(training)) if training.selection else training.key
+        number, largest = found.get(key, (0, line))
+        larger = sum(line.steps.values()) > sum(largest.steps.values())
+        found[key] = (number + 1, line if larger else largest)
+    return list(found.values())
 
 
 def _steps(line: Line) -> str:

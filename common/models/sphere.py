@@ -88,6 +88,11 @@ class SphereNetwork(nn.Module):
         z_BD: Tensor = self.student(images_BCHW)
         return F.normalize(z_BD, dim=1) if normalise else z_BD
 
+    def rehearse(self, images_BCHW: Tensor) -> Tensor:
+        """One step's forward pass on any images: what an estimate of memory looks at."""
+        teacher_z, student_z = self(images_BCHW, images_BCHW)
+        return teacher_z + student_z
+
     @torch.no_grad()
     def follow(self, decay: float) -> None:
         """Move the teacher: t <- decay t + (1 - decay) s, after an optimiser step.

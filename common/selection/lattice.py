@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from common.selection.arithmetic import Floats, arctan
 
 Metric = Literal["angle", "euclidean"]
-"""Angles between unit vectors, or distances of vectors that are not normalised (P2 Table 3, +CL)."""
+"""Angles between unit vectors, or distances of those that are not (P2 Table 3, +CL)."""
 
 Points = NDArray[np.float32]
 """(N, D) whole numbers in [-32768, 32768]: float32 holds them exactly and multiplies fastest."""
@@ -92,13 +92,13 @@ def to_lattice(
 
 
 def exponent_of(z: NDArray[np.floating]) -> int:
-    """The smallest e with every embedding's length at most 2^e; 0 for none, or only zeros.
+    """The smallest e with every embedding's length at most 2^e, within [-64, 64].
 
     Each length is added up in the order of the dimensions, so it does not depend on which other
     images there are; the largest over the sites is the exponent of the pooled data.
 
     Args:
-        z: (N, D), finite.
+        z: (N, D), finite; -64 for no image at all.
     """
     largest = 0.0
     for rows in chunks(len(z)):
@@ -106,10 +106,9 @@ def exponent_of(z: NDArray[np.floating]) -> int:
         for column in z[rows].T.astype(np.float64):
             square += column * column
         largest = max(largest, float(square.max()))
-    if largest == 0.0:
-        return 0
     mantissa, power = math.frexp(largest)  # the square is mantissa * 2^power, mantissa in [.5, 1)
-    return (power - 1) // 2 if mantissa == 0.5 and power % 2 else -(-power // 2)
+    exponent = (power - 1) // 2 if mantissa == 0.5 and power % 2 else -(-power // 2)
+    return min(max(exponent, -64), 64) if largest else -64
 
 
 def squares(points: Points) -> Floats:

@@ -1,5 +1,6 @@
 """The federated halves put together over sites in one process; everything crosses as it would."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def split(
     edges = [0, *ends, len(images)]
     return [
         Site(images[a:b], None if partners is None else partners[a:b], list(digests[a:b]))
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in itertools.pairwise(edges)
     ]
 
 

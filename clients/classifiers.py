@@ -4,7 +4,7 @@ Shape legend: N images, D features, C classes, H = W pixels.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,42 +83,51 @@ def plain(network: nn.Module) -> None:
 def features_of(
     classifier: Classifier, images_NHW: NDArray[np.uint8], compute: Compute
 ) -> NDArray[np.float32]:
-    """(N, H, W) grey bytes to (N, D) pooled features, in batches, in evaluation mode."""
-    return over_batches(classifier, images_NHW, compute, classifier.features)
+    """(N, H, W) grey bytes to (N, D) pooled features, in evaluation mode."""
+    return rows_of(classifier, _units(images_NHW, compute), compute, classifier.features)
 
 
 def probabilities_of(
     classifier: Classifier, images_NHW: NDArray[np.uint8], compute: Compute
 ) -> NDArray[np.float32]:
-    """(N, H, W) grey bytes to (N, C) probabilities, in batches, in evaluation mode."""
-    return over_batches(
-        classifier, images_NHW, compute, lambda images: classifier(images).float().softmax(dim=1)
+    """(N, H, W) grey bytes to (N, C) probabilities, in evaluation mode."""
+    return rows_of(
+        classifier,
+        _units(images_NHW, compute),
+        compute,
+        lambda images_B1HW: classifier(images_B1HW).float().softmax(dim=1),
     )
 
 
-def over_batches(
+def rows_of(
     network: nn.Module,
-    images_NHW: NDArray[np.uint8],
+    batches: Iterable[Tensor],
     compute: Compute,
     say: Callable[[Tensor], Tensor],
 ) -> NDArray[np.float32]:
     """What a network says of images, a row each.
 
     Args:
-        network: Put into evaluation mode, and back to what it was.
-        images_NHW: (N, H, W); a memory-mapped array is read batch by batch.
-        compute: Device and precision.
-        say: (B, 1, H, W) in [0, 1] to (B, D).
+        network: Asked in evaluation mode, and put back to what it was.
+        batches: (B, 1, H, W) in [0, 1] on the device.
+        compute: Precision.
+        say: (B, 1, H, W) to (B, D).
+
+    Returns:
+        (N, D).
     """
     was_training = network.training
     network.eval()
-    parts = []
     with torch.inference_mode(), autocast(compute):
-        for start in range(0, len(images_NHW), BATCH):
-            images_B1HW = to_unit(images_NHW[start : start + BATCH], compute.device)
-            parts.append(say(images_B1HW).float().cpu().numpy())
+        parts = [say(images_B1HW).float().cpu().numpy() for images_B1HW in batches]
     network.train(was_training)
     return np.concatenate(parts)
+
+
+def _units(images_NHW: NDArray[np.uint8], compute: Compute) -> Iterator[Tensor]:
+    """Batches of an array, which may be mapped from a file."""
+    for start in range(0, len(images_NHW), BATCH):
+        yield to_unit(images_NHW[start : start + BATCH], compute.device)
 
 
 def _file(folder: Path, architecture: str) -> Path:

@@ -23,11 +23,11 @@ from clients.stages.source_classifier import cross_entropy
 from clients.training import accumulated, make_optimizer, proximal_of, run_epochs
 from common.classification import confusion, score_histogram
 from common.config.arms import BOUND_ARMS
-from common.config.selection import Classify, budget_name
-from common.config.study import Study
+from common.config.selection import Classify
 from common.errors import InputError
 from common.models.branches import fresh, load_shared, shared_state
-from common.plan import Plan, arm_name
+from common.plan import Plan
+from common.plan.types import cell_key
 from common.seeds import seed_of
 
 SCORE_CELLS = 256
@@ -140,7 +140,7 @@ def score(request: Request) -> Result:
         said,
         true_N,
         clusters_N,
-        against=against(study, plan),
+        against=against(plan),
         samples=study.evaluate.bootstrap,
         seed=seed_of(study.seed, "bootstrap", request.site.name),
     )
@@ -157,14 +157,11 @@ def score(request: Request) -> Result:
     return Result(flat, {name: torch.from_numpy(array) for name, array in counts.items()})
 
 
-def against(study: Study, plan: Plan) -> Mapping[str, str]:
+def against(plan: Plan) -> Mapping[str, str]:
     """Each classifier to the leading arm's at the same budget and architecture, if there is one."""
-    selecting = [arm for arm in study.selection_arms if arm not in BOUND_ARMS]
-    if not selecting:
-        return {}
-    lead = arm_name(selecting[0])
+    lead = next((arm for arm in plan.selections if arm not in BOUND_ARMS), "")
     pairs = {
-        key: f"{lead}/{budget_name(cell.budget)}/{cell.architecture}"
+        key: cell_key(lead, cell.budget, cell.architecture)
         for key, cell in plan.cells.items()
         if cell.arm != lead
     }

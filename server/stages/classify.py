@@ -3,25 +3,15 @@
 (A classifier's rounds of training are server/stages/train.py's.)
 """
 
-import math
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from common.classification import (
-    METRICS,
-    accuracy,
-    auroc_of_histogram,
-    balanced_accuracy,
-)
 from server.checkpoint import read_tensors, write_tensors
 from server.context import ServerContext
+from server.results_selection import Classified
 from server.steps import ask_sites
 
 STAGE = "classify"
-
-Pooled = dict[str, dict[str, float]]
-"""A classifier's key to metric to the figure over all targets' test images."""
 
 
 def run(context: ServerContext) -> dict[str, dict[str, float | int]]:
@@ -35,36 +25,22 @@ def run(context: ServerContext) -> dict[str, dict[str, float | int]]:
     Raises:
         StudyStopped: If a site refuses, naming it and why.
     """
-    done: dict[str, Any] = context.run.read_state(STAGE) or {
-        "predicted": {},
-        "scored": {},
-        "traffic": {},
-    }
+    done = _state(context)
     _predict(context, done)
     _score(context, done)
     scored: dict[str, dict[str, float | int]] = done["scored"]
     return scored
 
 
-def pooled(context: ServerContext) -> Pooled:
-    """The figures over all targets' test images, from counts and histograms, after `run`.
-
-    AUROC is exact but for scores that share one of 256 cells; with more than two classes it is a
-    micro average over classes against the rest, where a site's own is a macro average. A figure
-    that is undefined (one class in all test images) is left out.
-    """
-    parts = [read_tensors(_counts(context, site)) for site in context.study.targets]
-    scores = np.sum([part["scores"].numpy() for part in parts], axis=0)
-    confusions = np.sum([part["confusion"].numpy() for part in parts], axis=0)
-    found: Pooled = {}
-    for place, key in enumerate(context.plan.cells):
-        counts_CC = confusions[place]
-        values = (
-            accuracy(counts_CC), balanced_accuracy(counts_CC), auroc_of_histogram(scores[place])
-        )  # fmt: skip
-        found[key] = {
-            name: value for name, value in zip(METRICS, values, strict=True) if math.isfinite(value)
-        }
+def classified(context: ServerContext) -> dict[str, Classified]:
+    """Each target's answer with its counts and histograms, in the study's order, after `run`."""
+    scored = _state(context)["scored"]
+    found = {}
+    for site in context.study.targets:
+        counts = read_tensors(_counts(context, site))
+        found[site] = Classified(
+            scored[site], counts["scores"].numpy(), counts["confusion"].numpy()
+        )
     return found
 
 
@@ -90,6 +66,13 @@ def _score(context: ServerContext, done: dict[str, Any]) -> None:
         context.run.write_state(STAGE, done)
 
 
-def _counts(context: ServerContext, site: str) -> Any:
+def _state(context: ServerContext) -> dict[str, Any]:
+    found: dict[str, Any] = context.run.read_state(STAGE) or {
+        "predicted": {}, "scored": {}, "traffic": {},
+    }  # fmt: skip
+    return found
+
+
+def _counts(context: ServerContext, site: str) -> Path:
     """Where a site's histograms and confusion matrices lie, all classifiers in one file."""
     return context.run.folder / "state" / f"{STAGE}.{site}.safetensors"

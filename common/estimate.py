@@ -191,6 +191,7 @@ def selection_traffic(study: Study, plan: Plan) -> Bytes:
     for arm, selection in plan.selections.items():
         if selection.strategy == "dual":
             add(study.targets, 1, "query", "score", arm, "embed")
+            add(study.targets, 1, "query", "score", arm, "moments")
             add(study.targets, selection.settings.iterations, "query", "score", arm, "cluster")
             add(study.targets, 1, "query", "score", arm, "cells")
         for step, times in (("rank", 1), ("cut", CUTS), ("choose", 1)):

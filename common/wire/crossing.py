@@ -185,23 +185,24 @@ def _score(study: Study, plan: Plan, selection: Selection, step: str) -> Crossin
         case "embed":
             return Crossing(
                 training_tensors(study, embedder),
-                (TensorSpec("sum", "int64", (width,)), TensorSpec("square", "int64", (width,))),
-                {
+                metrics={
                     "images": SOME,
-                    "exponent": MetricSpec("count", 0, 64),
+                    "exponent": MetricSpec("count", -64, 64),
                     "mean_angle": MetricSpec("number", 0.0, 3.1416),
                     "effective_rank": MetricSpec("number", 0.0, 65_536.0),
                 },
+            )
+        case "moments":
+            return Crossing(
+                (TensorSpec("exponent", "int64", (1,)),),
+                (TensorSpec("sum", "int64", (width,)), TensorSpec("square", "int64", (width,))),
+                {"images": COUNT},
             )
         case "cluster":
             block = (restarts, clusters, width)
             return Crossing(
                 (TensorSpec("centroids", "int32", block),),
-                (
-                    TensorSpec("sums", "int64", block),
-                    TensorSpec("counts", "int64", block[:2]),
-                    TensorSpec("inertia", "int64", block[:1]),
-                ),
+                (TensorSpec("sums", "int64", block), TensorSpec("counts", "int64", block[:2])),
             )
         case "cells":
             return Crossing(
@@ -217,23 +218,26 @@ def _score(study: Study, plan: Plan, selection: Selection, step: str) -> Crossin
 def _select(study: Study, plan: Plan, selection: Selection, step: str) -> Crossing:
     """The cut through all sites' scores, by counts alone."""
     budgets = len(selection.budgets)
+    # A row of the round, then one of each budget: score, tie, found, equal ones to take.
+    cut = (TensorSpec("cut", "int64", (1 + budgets, 4)),)
     match step:
-        case "rank" if selection.strategy == "dual":
-            # The score of an image is the sum of two entries: of its uncertainty, its distance.
-            return Crossing((TensorSpec("tables", "int64", (2, CELLS)),), metrics={"images": SOME})
-        case "rank" if selection.embedding:
-            down = training_tensors(study, plan.trainings[selection.embedding])
-            return Crossing(down, metrics={"images": SOME})
         case "rank":
-            return Crossing(metrics={"images": SOME})
+            down: tuple[TensorSpec, ...] = ()
+            if selection.strategy == "dual":
+                down = (TensorSpec("histograms", "int64", (2, CELLS)),)
+            elif selection.embedding:
+                down = training_tensors(study, plan.trainings[selection.embedding])
+            return Crossing(down, metrics={"images": SOME, "pointwise": MetricSpec("count", 0, 1)})
         case "cut":
-            return Crossing(
-                (TensorSpec("prefix", "int64", (budgets, 2)),),
-                (TensorSpec("counts", "int64", (budgets, CELLS)),),
-            )
-        case "choose":
-            chosen = {f"selected.{budget_name(budget)}": COUNT for budget in selection.budgets}
-            return Crossing((TensorSpec("cut", "int64", (budgets, 4)),), metrics=chosen)
+            return Crossing(cut, (TensorSpec("counts", "int64", (budgets, CELLS)),))
+        case "choose" | "quota":
+            # What was selected, and how many of these the study's leading arm has chosen too.
+            counts = {
+                f"{what}.{budget_name(budget)}": COUNT
+                for what in ("selected", "shared")
+                for budget in selection.budgets
+            }
+            return Crossing(cut if step == "choose" else (), metrics=counts)
     raise _none("select")
 
 

@@ -9,14 +9,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from clients.annotations import annotated
 from clients.classification import summarise, table_columns, tabulate
 from clients.classifiers import label_codes, load_classifier, plain, probabilities_of, ready
-from clients.data.site import SiteData
 from clients.predictions import keep_prediction, prediction_file
 from clients.request import Request, Result
+from clients.selected import annotated_rows
 from clients.site import open_site
 from clients.stages.evaluate import write_table
 from clients.stages.source_classifier import cross_entropy
@@ -24,7 +22,6 @@ from clients.training import accumulated, make_optimizer, proximal_of, run_epoch
 from common.classification import confusion, score_histogram
 from common.config.arms import BOUND_ARMS
 from common.config.selection import Classify
-from common.errors import InputError
 from common.models.branches import fresh, load_shared, shared_state
 from common.plan import Plan
 from common.plan.types import cell_key
@@ -69,40 +66,6 @@ def run(request: Request) -> Result:
     )
     plain(network)
     return Result(progress.metrics(), shared_state(network))
-
-
-def annotated_rows(request: Request, data: SiteData) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What the experts have said of a training's selection.
-
-    Returns:
-        Rows in the manifest's order, and (N,) the class of each of the site's rows, -1 where
-        nobody has said.
-
-    Raises:
-        InputError: If a label is none of the study's, or an annotated image is not the site's.
-    """
-    training = request.training
-    images, labels = annotated(request.site.folder, training.selection, training.budget)
-    rows = rows_named(request, data, images)
-    codes_N = np.full(len(data), -1, dtype=np.int64)
-    codes_N[rows] = label_codes(labels, images, request.study.labels, request.site.name)
-    return np.sort(rows), codes_N
-
-
-def rows_named(request: Request, data: SiteData, images: list[str]) -> NDArray[np.int64]:
-    """Rows of images by their ids, in their order.
-
-    Raises:
-        InputError: If one is not the site's.
-    """
-    places = {row.id: place for place, row in enumerate(data.rows)}
-    unknown = [image for image in images if image not in places]
-    if unknown:
-        raise InputError(
-            f"site {request.site.name}: {unknown[0]!r} is annotated but no image of the site"
-            + (f", as are {len(unknown) - 1} more" if len(unknown) > 1 else "")
-        )
-    return np.array([places[image] for image in images], dtype=np.int64)
 
 
 def evaluate(request: Request) -> Result:

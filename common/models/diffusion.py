@@ -118,7 +118,7 @@ class DiffusionModel(nn.Module):
 
     def __init__(self, settings: Diffusion, side: int) -> None:
         super().__init__()
-        from diffusers import ControlNetModel, UNet2DConditionModel
+        from diffusers import ControlNetModel
 
         self.settings = settings
         self.side = side
@@ -199,7 +199,6 @@ class DiffusionModel(nn.Module):
         )[0]  # fmt: skip
         return said
 
-
     def rehearse(self, images_B1HW: Tensor) -> Tensor:
         """One step's forward pass on any images: what an estimate of memory looks at."""
         count, device = len(images_B1HW), images_B1HW.device
@@ -230,6 +229,11 @@ def _from_scratch(size: Size, width: int) -> tuple[nn.Module, nn.Module]:
     controlnet = ControlNetModel(
         conditioning_channels=channels, conditioning_embedding_out_channels=(16,), **common
     )
+    # ControlNet starts its outlets at zero to spare a trained U-Net. Here there is none to spare,
+    # and an outlet at zero passes no gradient to what lies behind it.
+    outlets = [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]
+    for outlet in (*outlets, controlnet.controlnet_cond_embedding.conv_out):
+        outlet.reset_parameters()
     return unet, controlnet
 
 

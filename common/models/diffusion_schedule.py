@@ -22,7 +22,7 @@ STABLE_DIFFUSION: dict[str, Any] = {
 
 
 def schedule_of(settings: Diffusion) -> dict[str, Any]:
-    """diffusers' names for a study's noise schedule.
+    """Diffusers' names for a study's noise schedule.
 
     With preset stable-diffusion it is the frozen U-Net's own: `timesteps`, `betas` and
     `prediction` of the study do not count there.

@@ -148,7 +148,7 @@ def _reconstruct(study: Study, plan: Plan, step: str) -> Crossing:
         case "compare":
             numbers = {
                 f"{name}_{statistic}": POSITIVE
-                for name in ("psnr", "ms_ssim", "rmse", "lpips")
+                for name in ("psnr", "ms_ssim", "rmse", "lpips_alex", "lpips_vgg")
                 for statistic in ("mean", "std")
             } | {
                 f"{name}_{when}": spec

@@ -86,7 +86,12 @@ def _round(
     check_spread(training, round_, replies)
     weights = rule.result()
     loss = _mean(context, replies, "loss")
-    record.metrics = {"loss": loss}
+    # Of several sources' memorisation checks the worst counts.
+    record.metrics = {"loss": loss} | {
+        name: max(float(reply.metrics[name]) for reply in replies)
+        for name in replies[0].metrics
+        if name.startswith("memorisation_")
+    }
     for name in COUNTERS:
         if name in replies[0].metrics:
             record.totals[name] = record.totals.get(name, 0) + sum(

@@ -20,7 +20,7 @@ WANTED = {"entropy.20": 2, "entropy.50": 5, "random.20": 2, "random.50": 5}
 
 def counts(have: dict[str, int]) -> dict[str, int]:
     """A site's answer: what is wanted, and what it has (all of it where nothing is said)."""
-    found = {}
+    found: dict[str, int] = {}
     for stem, wanted in WANTED.items():
         found |= {f"{stem}.wanted": wanted, f"{stem}.annotated": have.get(stem, wanted)}
     return found
@@ -42,7 +42,7 @@ class Hospital:
         if step != "close":
             self.looks[site] += 1
         metrics = counts(have)
-        return Message(pack(metrics=metrics), reply_to=message)  # type: ignore[arg-type]
+        return Message(pack(metrics=metrics), reply_to=message)
 
 
 def server(

@@ -241,4 +241,5 @@ def _weighted_auroc(
     weights = weights_ND[positive]
     area = np.einsum("nd,nd->d", weights, upto[below])
     area += np.einsum("nd,nd->d", weights, upto[with_ties])
-    return np.clip(area / (2 * weights.sum(axis=0) * upto[-1]), 0, 1)
+    shares: Floats = np.clip(area / (2 * weights.sum(axis=0) * upto[-1]), 0, 1)
+    return shares

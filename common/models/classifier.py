@@ -98,10 +98,10 @@ def _network(architecture: str, classes: int, side: int) -> nn.Module:
         known = [*timm.list_models(), *SHUFFLENETS]
         raise InputError(f"architecture {architecture!r} is unknown{_nearest(architecture, known)}")
     try:
-        sized = timm.get_pretrained_cfg(architecture).fixed_input_size
-        network = timm.create_model(
-            architecture, num_classes=classes, in_chans=3, **({"img_size": side} if sized else {})
-        )
+        published = timm.get_pretrained_cfg(architecture)
+        sized = published is not None and published.fixed_input_size
+        extra: dict[str, Any] = {"img_size": side} if sized else {}
+        network = timm.create_model(architecture, num_classes=classes, in_chans=3, **extra)
     except RuntimeError as error:
         raise InputError(f"architecture {architecture!r}: {error}") from None
     if not hasattr(network, "forward_head") or not hasattr(network, "head_hidden_size"):

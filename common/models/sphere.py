@@ -5,7 +5,6 @@ Shape legend: B images, F backbone features, D dimensions of the embedding, H = 
 
 import copy
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +89,7 @@ class SphereNetwork(nn.Module):
 
     def rehearse(self, images_BCHW: Tensor) -> Tensor:
         """One step's forward pass on any images: what an estimate of memory looks at."""
-        teacher_z, student_z = self(images_BCHW, images_BCHW)
+        teacher_z, student_z = self.forward(images_BCHW, images_BCHW)
         return teacher_z + student_z
 
     @torch.no_grad()
@@ -117,4 +116,4 @@ def from_classifier(network: SphereNetwork, classifier_state: Mapping[str, Tenso
         classifier_state: Of a `Classifier` of the same architecture.
     """
     for embedder in (network.student, network.teacher):
-        share_backbone(cast(Embedder, embedder).backbone, classifier_state)
+        share_backbone(embedder.backbone, classifier_state)

@@ -139,9 +139,10 @@ def test_the_teacher_is_the_moving_average(tmp_path: Path, monkeypatch: pytest.M
 def test_the_settings_choose_the_loss(tmp_path: Path) -> None:
     """At a rate of almost nothing the first loss is that of the same start: m scales it by m^2."""
     losses = {}
-    for place, changes in enumerate(
-        ({"m": 4.0}, {"m": 2.0}, {"form": "m*theta^2"}, {"form": "theta+m"}, {"normalise": False})
-    ):
+    tables: tuple[dict[str, Any], ...] = (
+        {"m": 4.0}, {"m": 2.0}, {"form": "m*theta^2"}, {"form": "theta+m"}, {"normalise": False},
+    )  # fmt: skip
+    for place, changes in enumerate(tables):
         request = asked(tmp_path / str(place), epochs=1, learning_rate=1e-12, **changes)
         losses[place] = float(answer(request).metrics["loss"])
     assert losses[0] == pytest.approx(4 * losses[1], rel=1e-4)

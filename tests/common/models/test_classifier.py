@@ -1,5 +1,6 @@
 import ast
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -90,7 +91,7 @@ def test_local_weights(tmp_path: Path, ending: str) -> None:
     """ImageNet's thousand classes are left out, two are taken."""
     torch.manual_seed(5)
     for classes in (1000, 2):
-        published = timm.create_model("resnet10t", num_classes=classes).eval()
+        published: Any = timm.create_model("resnet10t", num_classes=classes).eval()
         path = tmp_path / f"{classes}{ending}"
         if ending == ".pth":
             torch.save({"state_dict": published.state_dict()}, path)

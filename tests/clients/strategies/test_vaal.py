@@ -41,7 +41,7 @@ def test_the_random_half_comes_first_and_depends_on_the_seed_alone() -> None:
 
 def test_the_least_annotated_looking_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vaal, "LEARNING_RATE", 2e-3)
-    pool = pool_of(images=two_kinds(12), vaal_epochs=40)
+    pool = pool_of(images=two_kinds(12), vaal_epochs=20)
     annotated = np.arange(8)  # dark ones only
     others = np.arange(8, 24)
     with torch.random.fork_rng():

@@ -161,7 +161,11 @@ def _selection(
         "choices": selecting.choices(found),
         "targets": [site for site in sites if site in found.test],
         "redrawn": redrawn,
-        "lpips": any("lpips_mean" in r.metrics for r in redrawn.values()),
+        "fidelity": [
+            name
+            for name in ("psnr", "ms_ssim", "rmse", "lpips_alex", "lpips_vgg")
+            if any(f"{name}_mean" in r.metrics for r in redrawn.values())
+        ],
         "densities": selection_figures.density_plot(redrawn, colors),
         "greys": selection_figures.grey_plot(redrawn, colors),
         "memorisation": selection_figures.memorisation_plot(found.memorisation),

@@ -335,6 +335,7 @@ class Headline:
         budget: In words.
         values: Metric's words to (the leading arm, the best other or None, the upper bound).
         other: The best other arm that runs at that budget, by balanced accuracy.
+        others: How many there are.
         commonest: The commonest label.
         share: Of the test images that carry it.
         images: Test images.
@@ -344,6 +345,7 @@ class Headline:
     budget: str
     values: Mapping[str, tuple[Interval, Interval | None, Interval | None]]
     other: str
+    others: int
     commonest: str
     share: float
     images: int
@@ -372,7 +374,7 @@ def headline(cells: Cells, commonest: tuple[str, float]) -> Headline | None:
     images = sum(sum(counts.values()) for counts in cells.results.test.values())
     if not values:
         return None
-    return Headline(main, percent(budget), values, other, *commonest, images)
+    return Headline(main, percent(budget), values, other, len(others), *commonest, images)
 
 
 @dataclass(frozen=True)

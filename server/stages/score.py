@@ -17,6 +17,7 @@ from common.plan import Selection
 from common.seeds import seed_of
 from common.selection.assignment import Moments, Sums
 from common.selection.kmeans import Clustering, advance, start
+from common.selection.lattice import CELLS
 from server.checkpoint import Traffic
 from server.context import ServerContext, StudyStopped
 from server.steps import ask_sites
@@ -37,8 +38,11 @@ def run(context: ServerContext, selection: Selection) -> None:
 
 def histograms(context: ServerContext, selection: Selection) -> Counts:
     """(2, 4096) pooled images by cell of uncertainty and of distance; `run` done."""
-    state = context.run.read_state(_cells_name(selection))
-    return np.sum([np.array(own, np.int64) for own in state["histograms"].values()], axis=0)
+    pooled = np.zeros((2, CELLS), np.int64)
+    for own in context.run.read_state(_cells_name(selection))["histograms"].values():
+        for row, (cells, images) in zip(pooled, own, strict=True):
+            row[cells] += np.array(images, np.int64)
+    return pooled
 
 
 def embedding(context: ServerContext, selection: Selection) -> dict[str, dict[str, float]]:
@@ -169,8 +173,9 @@ def _cells(context: ServerContext, selection: Selection, clustering: Clustering)
         context, "query", "score", left, traffic=state["traffic"], key=selection.arm,
         step="cells", weights=weights,
     ):  # fmt: skip
-        state["histograms"][reply.site] = [
-            reply.weights[which].tolist() for which in ("uncertainty", "distance")
+        both = [reply.weights[which].numpy() for which in ("uncertainty", "distance")]
+        state["histograms"][reply.site] = [  # few of 4096 cells have images
+            [np.flatnonzero(own).tolist(), own[own != 0].tolist()] for own in both
         ]
         context.run.write_state(name, state)
     if not histograms(context, selection).sum():

@@ -78,7 +78,7 @@ def _name(selection: Selection) -> str:
 
 
 def _state(context: ServerContext, selection: Selection) -> dict[str, Any]:
-    empty = {"pool": {}, "pointwise": {}, "cut": None, "chosen": {}, "traffic": {}}
+    empty: dict[str, Any] = {"pool": {}, "pointwise": {}, "cut": None, "chosen": {}, "traffic": {}}
     return context.run.read_state(_name(selection)) or empty
 
 

@@ -46,7 +46,8 @@ def test_the_difference_of_two_sums_is_an_embedding_and_a_cohort_stops_it() -> N
     victim = points[np.flatnonzero(nearest[0] != nearest[1])[0]]
 
     def attack(answers: list[np.ndarray]) -> np.ndarray:
-        return np.abs(answers[0] - answers[1])
+        difference: np.ndarray = np.abs(answers[0] - answers[1])
+        return difference
 
     plain = [lloyd_step(points, centroids).sums[0, 0] for centroids in asked]
     assert attack(plain).tolist() == np.abs(victim).tolist()

@@ -58,6 +58,9 @@ class Silent:
     def emit(self, event: str, **_: Any) -> None:
         self.events.append(event)
 
+    def close(self) -> None:
+        pass
+
 
 def study_of(**changes: Any) -> Study:
     """The study with whole tables replaced."""

@@ -78,10 +78,10 @@ def fidelity(images_NSS: Squares, redrawn_NSS: Squares) -> dict[str, Numbers]:
         found["psnr"].append(np.minimum(psnr, HIGHEST_PSNR))
         found["rmse"].append(np.sqrt(squared))
         index = ms_ssim(
-            redrawn, given, data_range=255.0, sigma=sigma, betas=weights, reduction="none",
-            kernel_size=WINDOWS[sigma],
+            redrawn.double(), given.double(), data_range=255.0, sigma=sigma,
+            kernel_size=WINDOWS[sigma], betas=weights, reduction="none",
         )  # fmt: skip
-        found["ms_ssim"].append(index.double().numpy())
+        found["ms_ssim"].append(index.numpy())
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 

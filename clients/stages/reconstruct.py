@@ -99,7 +99,7 @@ def compare(request: Request) -> Result:
         if name.startswith(CLASSIFIER)
     }
     of_images = fidelity(images_NSS, redrawn_NSS)
-    if "lpips" in site.weights:
+    if study.reconstruct.lpips_weights and "lpips" in site.weights:
         for net in LPIPS_FILES:
             found = lpips(images_NSS, redrawn_NSS, site.weights["lpips"], net)
             if found is not None:

@@ -102,7 +102,7 @@ class Frozen:
 class DiffusionModel(nn.Module):
     """A denoising U-Net steered by a ControlNet on edges.
 
-    `tiny` (2.7 M) and `small` (5.6 M) work on pixels after PixelUnshuffle(2) and are trained whole;
+    `tiny` (2.7 M) and `small` (5.7 M) work on pixels after PixelUnshuffle(2) and are trained whole;
     the hint stays at full resolution, unshuffled in the same way. `stable-diffusion` works on
     latents; U-Net and autoencoder stay frozen at each site and the ControlNet is trained alone.
     The state dict holds what is trained and nothing else.

@@ -190,7 +190,7 @@ def density_plot(
     if at is None:
         return None
     grid, of = at
-    mass = sum(of.values())
+    mass = np.sum(list(of.values()), axis=0)
     inside = np.flatnonzero(mass > 0.004 * mass.max())
     limits = (float(grid[inside[0]]), min(1.0, float(grid[inside[-1]])))
     return _two_panels(
@@ -220,7 +220,7 @@ Densities = dict[tuple[str, str], NDArray[np.float64]]
 
 
 def _densities(
-    pairs: Mapping[str, Mapping[str, Sequence[int]]], edges: NDArray[np.float64], *, floor: float
+    pairs: Mapping[str, Mapping[str, Sequence[int]]], edges: NDArray[np.floating], *, floor: float
 ) -> tuple[NDArray[np.float64], Densities] | None:
     """Gaussian kernels on histograms: Silverman's width, at least `floor`, mirrored at the ends."""
     centres = (edges[:-1] + edges[1:]) / 2

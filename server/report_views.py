@@ -164,7 +164,7 @@ class StageTraffic:
 def traffic(log: Log, results: Results | None, sites: Sequence[str]) -> list[StageTraffic]:
     """Bytes moved per stage and site; what results.json counts beyond the rounds comes last."""
     found = []
-    answers = (*log.replies.values(), *log.steps.values())
+    answers: list[ReplyEvent | StepEvent] = [*log.replies.values(), *log.steps.values()]
     for stage in log.stages:
         replies = [answer for answer in answers if answer.stage == stage]
         of_sites = {

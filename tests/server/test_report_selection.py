@@ -161,7 +161,8 @@ def test_arms_of_one_embedding_are_told_once(run: Path) -> None:
     assert found is not None
     (one,) = health(found.selected, ["logiq_5", "logiq_7"])
     assert one.arms == ["dual", "dual_k2", "frozen"]
-    assert one.sites[0] == (pytest.approx(75.06, abs=0.01), 14.2)
+    assert one.sites[0] is not None
+    assert one.sites[0] == pytest.approx((75.06, 14.2), abs=0.01)
 
 
 def test_waiting_is_told_from_its_events(run: Path) -> None:

@@ -100,7 +100,7 @@ def lloyd_step(points: Points, centroids: Centroids) -> Sums:
 
 def nearest(points: Points, centroids: NDArray[np.int32]) -> Labels:
     """(N,) index of the nearest of (k, D) centroids; of equally near ones the first."""
-    (labels,) = Assignment(points).labels_for(centroids[None])
+    labels: Labels = Assignment(points).labels_for(centroids[None])[0]
     return labels
 
 

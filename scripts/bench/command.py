@@ -23,6 +23,7 @@ class Bench(StrEnum):
     step = "step"
     contrastive = "contrastive"
     phantom = "phantom"
+    selection = "selection"
 
 
 def bench(
@@ -78,6 +79,10 @@ def records_of(name: Bench, repeats: int | None, seed: int) -> Iterable[Record]:
             from scripts.bench import phantom
 
             return phantom.run(**given)
+        case Bench.selection:
+            from scripts.bench import selection
+
+            return selection.run(seed=seed, **given)
 
 
 def complete(records: Iterable[Record], seed: int) -> Iterator[Record]:

@@ -257,6 +257,15 @@ def _terminal_lines(
         show(table)
 
 
+def _merged(sheet: Sheet) -> list[list[str]]:
+    """Its rows; a budget is named in the first of its rows alone."""
+    seen = [row[0] for row in sheet.rows]
+    return [
+        ["" if n and seen[n - 1] == row[0] else row[0], *row[1:]]
+        for n, row in enumerate(sheet.rows)
+    ]
+
+
 def _sheets(configurations: Sequence[Configuration], metrics: Sequence[str] | None) -> list[Sheet]:
     return [
         sheet

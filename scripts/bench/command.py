@@ -24,6 +24,7 @@ class Bench(StrEnum):
     contrastive = "contrastive"
     phantom = "phantom"
     selection = "selection"
+    reconstruct = "reconstruct"
 
 
 def bench(
@@ -75,6 +76,10 @@ def records_of(name: Bench, repeats: int | None, seed: int) -> Iterable[Record]:
             from scripts.bench import data
 
             return data.bench(seed=seed)
+        case Bench.reconstruct:
+            from scripts.bench import reconstruct
+
+            return reconstruct.run(seed=seed, **given)
         case Bench.phantom:
             from scripts.bench import phantom
 

@@ -252,8 +252,8 @@ def _terminal_lines(
         table = Table(title=escape(sheet.title), title_justify="left")
         for n, name in enumerate(sheet.head):
             table.add_column(name, justify="left" if n < 2 else "right", overflow="fold")
-        for cells in _merged(sheet):
-            table.add_row(*map(escape, cells))
+        for told_row in _merged(sheet):
+            table.add_row(*map(escape, told_row))
         show(table)
 
 
@@ -300,8 +300,8 @@ def _markdown_lines(
         say(f"**{sheet.title}**\n")
         say("| " + " | ".join(sheet.head) + " |")
         say("|" + "---|" * len(sheet.head))
-        for cells in _merged(sheet):
-            say("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        for told_row in _merged(sheet):
+            say("| " + " | ".join(cell.replace("|", "\\|") for cell in told_row) + " |")
         say("")
     say("Runs: " + ", ".join(f"{r.folder} (seed {r.seed})" for r in runs))
 

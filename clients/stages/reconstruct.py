@@ -151,7 +151,7 @@ def _contrasts(
     outlined = np.flatnonzero(data.has_mask[rows])
     before_N, after_N = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     if len(outlined):
-        masks_NSS = data.masks(rows[outlined], stage="evaluate").any(1)
+        masks_NSS = np.asarray(data.masks(rows[outlined], stage="evaluate").any(1), np.bool_)
         for values_N, squares in ((before_N, images_NSS), (after_N, redrawn_NSS)):
             values_N[outlined] = lesion_contrast(
                 squares[outlined], masks_NSS, pictures_NSS[outlined]

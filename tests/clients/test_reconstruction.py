@@ -66,7 +66,8 @@ def drawn(folder: Path, images: np.ndarray, **settings: Any) -> np.ndarray:
         folder, model, images, find_edges(images), Reconstruct(steps=2, batch=3, **settings),
         Compute(), seed=1, weights="w",
     )  # fmt: skip
-    return np.load(work.file)
+    found: np.ndarray = np.load(work.file)
+    return found
 
 
 def test_a_target_redraws_its_pool_and_a_source_its_test_images(tmp_path: Path) -> None:
@@ -110,7 +111,12 @@ def test_a_kill_at_any_batch_ends_with_the_same_bytes(
     (record,) = (request.site.folder / "reconstructions").glob("*.json")
     assert json.loads(record.read_text()) == {"done": 8, "of": 14}
     asked = []
-    monkeypatch.setattr(reconstruction, "draw", lambda *g: (asked.append(len(g[1])), plain(*g))[1])
+
+    def counted(*given: Any) -> Any:
+        asked.append(len(given[1]))
+        return plain(*given)
+
+    monkeypatch.setattr(reconstruction, "draw", counted)
     redraw_site(request)
     assert asked == [4, 2]
     np.testing.assert_array_equal(reconstructions(request.site, request.study), expected)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from clients import reconstruction
 from clients.edges import find_edges
 from clients.memorisation import ReleaseRefused
+from clients.request import Request, Result
 from clients.site import open_site
 from clients.stages import diffusion
 from clients.stages.diffusion import Average, Draws, denoising_loss
@@ -37,9 +39,9 @@ def _smallest(monkeypatch: pytest.MonkeyPatch) -> None:
     smallest(monkeypatch)
 
 
-def answer(request, category="train"):  # type: ignore[no-untyped-def]
+def answer(request: Request) -> Result:
     with deterministic(0, 1):
-        return passed(request, diffusion.run(request), category)
+        return passed(request, diffusion.run(request), "train")
 
 
 def test_a_round_and_the_same_again(tmp_path: Path) -> None:
@@ -142,7 +144,7 @@ def test_the_check_draws_from_noise_alone(tmp_path: Path, monkeypatch: pytest.Mo
     """What is drawn from a held-out image itself would resemble no training image."""
     study = study_of(reconstruct={"init": "sdedit"})
     asked = []
-    plain = diffusion.draw
+    plain = reconstruction.draw
 
     def seen(model, hints, noise, settings, compute):  # type: ignore[no-untyped-def]
         asked.append((settings.init, len(hints)))

@@ -12,7 +12,7 @@ from common.config.selection import Diffusion, Reconstruct
 from common.errors import InputError
 from common.models import diffusion as module
 from common.models.diffusion import DiffusionModel, Size, redraw
-from common.models.diffusion_schedule import sampler_of, training_noise
+from common.models.diffusion_schedule import library, sampler_of, training_noise
 from common.models.diffusion_text import Prompt, encode_prompt
 
 SIDE = 16
@@ -137,10 +137,11 @@ class Oracle(nn.Module):
         self.asked.append(int(timesteps[0]))
         alpha = self.schedule.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         clean = self.clean[: len(noisy)].repeat(len(noisy) // len(self.clean), 1, 1, 1)
-        noise = (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        noise: Tensor = (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
         if self.settings.prediction == "epsilon":
             return noise
-        return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+        v: Tensor = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+        return v
 
 
 @pytest.mark.parametrize("prediction", ["v", "epsilon"])
@@ -196,14 +197,12 @@ def test_padding_stays_black_and_guidance_changes_the_rest() -> None:
 
 def stable_diffusion(folder: Path) -> Path:
     """A folder in diffusers' layout with the smallest network."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
     torch.manual_seed(1)
-    UNet2DConditionModel(
+    library().UNet2DConditionModel(
         block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
         cross_attention_dim=16, attention_head_dim=2,
     ).save_pretrained(folder / "unet")  # fmt: skip
-    AutoencoderKL(
+    library().AutoencoderKL(
         block_out_channels=(4, 4, 4, 4), norm_num_groups=4, layers_per_block=1,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     ).save_pretrained(folder / "vae")  # fmt: skip

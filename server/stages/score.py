@@ -20,6 +20,7 @@ from common.selection.kmeans import Clustering, advance, start
 from common.selection.lattice import CELLS
 from server.checkpoint import Traffic
 from server.context import ServerContext, StudyStopped
+from server.exchange import Reply
 from server.steps import ask_sites
 
 Counts = NDArray[np.int64]
@@ -74,6 +75,18 @@ def traffic(context: ServerContext) -> Traffic:
             at["down"] += moved["down"]
             at["up"] += moved["up"]
     return total
+
+
+def counts_of(reply: Reply, selection: Selection, name: str) -> Counts:
+    """A reply's tensor of counts.
+
+    Raises:
+        StudyStopped: If one of them is negative: the site's software is not sound.
+    """
+    counts: Counts = reply.weights[name].numpy()
+    if (counts < 0).any():
+        raise StudyStopped(f"{selection.arm}: {reply.site} sent a negative number of images")
+    return counts
 
 
 def _embedding_name(selection: Selection) -> str:
@@ -154,7 +167,7 @@ def _cluster(context: ServerContext, selection: Selection) -> Clustering:
             key=selection.arm, step="cluster", round_=clustering.iteration + 1,
             weights={"centroids": torch.from_numpy(clustering.centroids)},
         ):  # fmt: skip
-            own = Sums(reply.weights["sums"].numpy(), reply.weights["counts"].numpy())
+            own = Sums(reply.weights["sums"].numpy(), counts_of(reply, selection, "counts"))
             pooled = own if pooled is None else pooled + own
         assert pooled is not None
         clustering = advance(clustering, pooled)
@@ -173,7 +186,7 @@ def _cells(context: ServerContext, selection: Selection, clustering: Clustering)
         context, "query", "score", left, traffic=state["traffic"], key=selection.arm,
         step="cells", weights=weights,
     ):  # fmt: skip
-        both = [reply.weights[which].numpy() for which in ("uncertainty", "distance")]
+        both = [counts_of(reply, selection, which) for which in ("uncertainty", "distance")]
         state["histograms"][reply.site] = [  # few of 4096 cells have images
             [np.flatnonzero(own).tolist(), own[own != 0].tolist()] for own in both
         ]

@@ -19,7 +19,8 @@ from scripts.compare_runs import (
     paired,
     spread,
 )
-from server.report_selection import ABLATIONS, METRICS, Cells, is_main, percent
+from server.report_arms import ABLATIONS, METRICS, is_main, percent
+from server.report_selection import Cells
 
 AVERAGE = "average"
 """In the place of an architecture: the mean over all of them."""

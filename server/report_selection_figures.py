@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from common import page
 from common.formats import Interval, ReconstructionResult, SelectionResults
+from server.report_arms import METRICS, is_main
 from server.report_figures import WIDTH_PX
-from server.report_selection import METRICS, Cells, is_main
+from server.report_selection import Cells
 from server.report_views import Log
 
 EXPECTED = 0.05

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,12 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from common.config.study import Study
 from common.plan import Plan, make_plan
+from server.results_remarks import how, prevalence
 from server.results_selection import (
     Classified,
     build_selection,
-    how,
     leading_selection,
     pooled_interval,
-    prevalence,
 )
 from tests.invented import breast, chosen, classified, invented_run, redrawn
 
@@ -153,10 +153,26 @@ def test_what_a_reader_must_know_is_noted() -> None:
     assert "dual_cohort: clusters and cells of fewer than 5 images were merged" in said
     shared = choices["dual_cohort"].overlap["20"]
     assert f"It shares {shared:.1%} at 20 % with dual's choice." in said
-    assert "logiq_7: its reconstructions keep 31% of the lesions' contrast" in said
+    assert "logiq_7: its reconstructions keep 31 % of the lesions' contrast" in said
     assert "random, 20 %: logiq_5 had fewer than 2 annotated images" in said
     assert "selected images were not annotated" in said
     assert not any("logiq_5: its reconstructions" in note for note in notes)
+
+
+def test_a_collapsed_embedding_is_told_once_for_the_arms_that_share_it() -> None:
+    study, plan = small("dual", "dual_cohort", "random")
+    flat = {"logiq_5": {"mean_angle": 0.001, "effective_rank": 1.02}}
+    choices = {
+        arm: replace(choice, embedding={**choice.embedding, **flat} if choice.embedding else {})
+        for arm, choice in chosen(study, plan).items()
+    }
+    answers = classified(study, plan)
+    _, notes = build_selection(plan, study.labels, classified=answers, chosen=choices)
+    (told,) = [note for note in notes if "nearly all alike" in note]
+    assert told.startswith("dual and dual_cohort: the embeddings at logiq_5 (mean angle 0.001")
+    assert "logiq_7" not in told
+    _, notes = build_selection(plan, study.labels, classified=answers, chosen=chosen(study, plan))
+    assert not [note for note in notes if "nearly all alike" in note]
 
 
 def test_the_commonest_label() -> None:

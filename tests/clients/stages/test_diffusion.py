@@ -8,19 +8,21 @@ import pytest
 import torch
 
 from clients import reconstruction
-from clients.edges import find_edges
-from clients.memorisation import ReleaseRefused
+from clients.edges import Edges, find_edges
+from clients.memorisation import ReleaseRefused, correlation_vector, refuse_above
 from clients.request import Request, Result
 from clients.site import open_site
 from clients.stages import diffusion
-from clients.stages.diffusion import Average, Draws, denoising_loss
-from clients.training import draws
-from common.config.selection import Diffusion
+from clients.stages.diffusion import Average, Draws, denoising_loss, figures_of
+from clients.training import draws, to_unit
+from common.config.selection import Diffusion, Reconstruct
+from common.config.stages import Compute
 from common.errors import InputError
 from common.models.branches import load_shared
 from common.models.diffusion import DiffusionModel
 from common.models.diffusion_schedule import training_noise
 from common.seeds import deterministic
+from scripts.bench.reconstruct import phantom
 from tests.clients.classifying import equal, passed
 from tests.clients.redrawing import (
     DIFFUSION,
@@ -35,8 +37,9 @@ from tests.clients.redrawing import (
 
 
 @pytest.fixture(autouse=True)
-def _smallest(monkeypatch: pytest.MonkeyPatch) -> None:
-    smallest(monkeypatch)
+def _smallest(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "slow" not in request.keywords:  # the control needs room to memorise
+        smallest(monkeypatch)
 
 
 def answer(request: Request) -> Result:
@@ -153,3 +156,47 @@ def test_the_check_draws_from_noise_alone(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(diffusion, "draw", seen)
     answer(training_request(tmp_path, study))
     assert asked == [("noise", 4), ("noise", 4)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_model_overfitted_on_sixteen_images_is_refused() -> None:
+    """The positive control of the memorisation check: it has little else to draw than them."""
+    images, _ = phantom("linear_hd", 64, SIDE, 0)
+    training, held_out = images[:16], images[16:]
+    settings, edges = Diffusion(preset="tiny"), find_edges(training)
+    torch.manual_seed(0)
+    with deterministic(0, 1):
+        network = overfitted(DiffusionModel(settings, SIDE), training, edges, steps=700)
+        found = figures_of(
+            network, training, held_out, correlation_vector,
+            Reconstruct(sampler="dpm", steps=10), Compute(), samples=64, seed=0,
+        )  # fmt: skip
+    assert found.share > 0.2
+    with pytest.raises(ReleaseRefused):
+        refuse_above(found, Diffusion().memorisation_threshold)
+
+
+def overfitted(
+    network: DiffusionModel, images: np.ndarray, edges: Edges, steps: int
+) -> DiffusionModel:
+    """The stage's own steps over a handful of images."""
+    schedule, settings = training_noise(network.settings), network.settings
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    average, rng = Average(network, 0.99), np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        rows = rng.choice(len(images), 8, replace=False)
+        clean = network.encode(to_unit(images[rows], "cpu"))
+        drawn = Draws.of(8, network.shape, 1000, settings, generator, "cpu")
+        said = network(
+            schedule.add_noise(clean, drawn.noise, drawn.timesteps), drawn.timesteps,
+            torch.from_numpy(edges.hints(rows)), drawn.keep_hint, drawn.keep_prompt,
+        )  # fmt: skip
+        target = schedule.get_velocity(clean, drawn.noise, drawn.timesteps)
+        optimizer.zero_grad()
+        (said - target).square().mean().backward()
+        optimizer.step()
+        average.update(network)
+    average.put_into(network)
+    return network.eval()

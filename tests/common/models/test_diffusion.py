@@ -285,9 +285,9 @@ def test_encoded_prompts_are_adapted_by_one_trained_layer(
 def test_a_text_encoder_without_folder_or_package(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="needs a local folder"):
         encode_prompt(Diffusion(text="clip", text_weights=str(tmp_path / "none")))
-    for text, name in (("clip", "transformers"), ("biomedclip", "open_clip_torch")):
+    for text in ("clip", "biomedclip"):
         settings = Diffusion(text=text, text_weights=str(tmp_path))  # type: ignore[arg-type]
-        with pytest.raises(InputError, match=f"{name}|unreadable|there is no"):
+        with pytest.raises(InputError, match=r"needs the package|unreadable|there is no"):
             encode_prompt(settings)
 
 

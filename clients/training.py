@@ -236,7 +236,8 @@ def proximal_of(request: Request, network: nn.Module) -> Proximal | None:
 
 def to_unit(images_NHW: NDArray[np.uint8], device: str) -> Tensor:
     """(N, H, W) bytes to (N, 1, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images_NHW)).to(device).unsqueeze(1).float() / 255
+    own = np.require(images_NHW, requirements=("C", "W"))  # torch wants memory it could write to
+    return torch.from_numpy(own).to(device).unsqueeze(1).float() / 255
 
 
 def draws(request: Request, purpose: str) -> torch.Generator:

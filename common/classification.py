@@ -141,8 +141,8 @@ def bootstrap(
 
     As `common.statistics.cluster_bootstrap`, and of the accuracy exactly that: whole clusters are
     drawn with replacement, the same draws for every classifier, and each draw's figure is taken
-    anew (percentile interval). A draw without one of two classes has no AUROC and is left out;
-    its balanced accuracy is over the classes that it has.
+    anew (percentile interval). A draw without one of two classes has no AUROC, one without any of
+    the test set's classes no balanced accuracy; it is left out there.
 
     Args:
         cells: Each (N, C), one classifier's probabilities.
@@ -210,7 +210,7 @@ def _weighted(
     right_CD = (of_class_CN * right_N) @ weights_ND
     with np.errstate(invalid="ignore", divide="ignore"):
         share_CD = right_CD / total_CD
-        balanced = np.nansum(share_CD, axis=0) / (total_CD > 0).sum(axis=0)
+        balanced = share_CD[total_CD.any(axis=1)].mean(axis=0)
         areas = np.stack(
             [
                 _weighted_auroc(scores_N, positive_N, weights_ND)

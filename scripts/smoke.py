@@ -222,7 +222,8 @@ def _phantom(study: Study, sites: dict[str, Site]) -> Phantom | None:
     breast = any(word in study.name.lower() for word in ("breast", "bus"))
     anatomy = study.phantom.anatomy if study.phantom else "breast" if breast else "wrist"
     side = max(32, min(study.model.image_size, 128))
-    return Phantom(anatomy=anatomy, patients=5, sweeps=1, frames=2, side=side)
+    patients = 16 if study.selection_arms else 5  # both labels in every part
+    return Phantom(anatomy=anatomy, patients=patients, sweeps=1, frames=2, side=side)
 
 
 def _too_large(study: Study) -> bool:
@@ -233,6 +234,8 @@ def _too_large(study: Study) -> bool:
 
 def _pick(rows: Sequence[Row], split: Split, study: Study) -> list[tuple[Row, str]]:
     """The first rows of each part, of different patients where there are; masked ones first."""
+    if study.selection_arms:
+        return _of_every_label(rows, study)
     picked = []
     for side, count in WANTED.items():
         part = [rows[i] for i in getattr(split, side)]
@@ -240,24 +243,35 @@ def _pick(rows: Sequence[Row], split: Split, study: Study) -> list[tuple[Row, st
         wanted, spread = (8, False) if study.representation and side == "test" else (count, True)
         if not study.representation and any(row.mask for row in part):
             part = [row for row in part if row.mask]
-        if study.selection_arms:
-            # Two images of every class, in every part: a classifier needs both.
-            picked += [(row, side) for label in study.labels for row in _first(part, label)]
-            continue
         chosen: list[Row] = []
         seen: set[str] = set()
         for row in part:
-            unit = row.patient or row.group or row.video or row.id
-            if len(chosen) < wanted and not (spread and unit in seen):
+            if len(chosen) < wanted and not (spread and _unit(row) in seen):
                 chosen.append(row)
-                seen.add(unit)
+                seen.add(_unit(row))
         chosen += [row for row in part if row not in chosen][: max(0, wanted - len(chosen))]
         picked += [(row, side) for row in chosen]
     return picked
 
 
-def _first(rows: Sequence[Row], label: str) -> list[Row]:
-    return [row for row in rows if row.label == label][:PAIR]
+def _of_every_label(rows: Sequence[Row], study: Study) -> list[tuple[Row, str]]:
+    """Two images of every label in every part, whatever the study's split: classifiers need it."""
+    picked = []
+    taken: set[str] = set()
+    for label in study.labels:
+        own: dict[str, Row] = {}
+        for row in sorted(rows, key=lambda row: row.mask is None):
+            if row.label == label and _unit(row) not in taken:
+                own.setdefault(_unit(row), row)
+        taken |= set(own)
+        parts = [side for side in WANTED for _ in range(PAIR)]
+        picked += list(zip(own.values(), parts, strict=False))
+    return picked
+
+
+def _unit(row: Row) -> str:
+    """What must stay on one side of a split."""
+    return row.patient or row.group or row.video or row.id
 
 
 def _write(place: Path, rows: list[tuple[Row, str]], synthetic: str, classes: int) -> None:

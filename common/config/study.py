@@ -328,6 +328,18 @@ class Study(Table):
                 f"model.image_size: {self.model.image_size} is no multiple of 32, which the "
                 "diffusion model needs"
             )
+        names = [arm.rpartition(":")[2] for arm in selecting]
+        problems += [
+            f"arms: two of them are named {name}; a strategy of your own needs a name of its own"
+            for name in sorted({name for name in names if names.count(name) > 1})
+            if any(":" in arm and arm.endswith(f":{name}") for arm in selecting)
+        ]
+        micro, batch = self.compute.micro_batch, self.sphere.batch or self.compute.batch
+        if micro is not None and batch % micro == 1:
+            problems.append(
+                f"sphere.batch: {batch} in parts of [compute] micro_batch = {micro} leaves one "
+                "image by itself, and BatchNorm needs two"
+            )
         known = {self.sphere.architecture, *self.classify.architectures}
         problems += [
             f"source_classifier.weights: {name!r} is no architecture of this study"

@@ -22,6 +22,11 @@ MODELS: dict[str, type[BaseModel]] = {
     "Summary": formats.Summary,
     "Mean over targets": formats.TargetSummary,
     "Comparison": formats.Comparison,
+    "Selection": formats.SelectionResults,
+    "Classifier": formats.CellResult,
+    "Interval": formats.Interval,
+    "What an arm chose": formats.SelectedResult,
+    "Reconstruction": formats.ReconstructionResult,
     "Traffic": formats.Traffic,
     "epochs.jsonl": formats.EpochLine,
 }
@@ -60,6 +65,8 @@ def test_every_event_has_an_example() -> None:
 def test_nested_fields_are_named_in_words() -> None:
     for section, model in (
         ("study", formats.TrainingPlan),
+        ("study", formats.SelectionPlan),
+        ("Classifier", formats.PairedResult),
         ("Comparison", formats.PairedResult),
         ("Traffic", formats.Bytes),
     ):

@@ -64,14 +64,14 @@ def _crossing(study: Study, plan: Plan, message: str, key: str, step: str) -> Cr
     category, _, stage = message.partition(".")
     try:
         return crossing(study, plan, category, stage, key, step)
-    except PayloadError:
+    except (PayloadError, KeyError):
+        # A stage that the study has not lacks the trainings that its messages would carry.
         return None
 
 
 def _keys(plan: Plan) -> list[str]:
     """Names of all that a message may mean: trainings, members, selections, cells."""
-    tables = [plan.trainings, plan.predictors]
-    tables += [getattr(plan, name, {}) for name in ("selections", "cells")]
+    tables = (plan.trainings, plan.predictors, plan.selections, plan.cells)
     return list(dict.fromkeys(key for table in tables for key in table))
 
 

@@ -33,6 +33,7 @@ from common.ledger_format import (
 
 ROTATE_BYTES = 64 * 2**20
 POLL_S = 0.02
+BLOCK = 2**16
 
 
 class LedgerError(InputError):
@@ -308,13 +309,17 @@ def tail(path: Path) -> tuple[int, bytes | None, bytes]:
     """The end of a file: bytes of whole lines, the last whole line, and what is cut behind it."""
     size = path.stat().st_size
     with open(path, "rb") as file:
-        file.seek(max(0, size - 2 * LONGEST_LINE - 2))
-        end = file.read()
-    place = end.rfind(b"\n")
-    fragment = end[place + 1 :]
+        for reach in (BLOCK, 2 * LONGEST_LINE + 2):
+            file.seek(max(0, size - reach))
+            end = file.read()
+            place = end.rfind(b"\n")
+            start = end.rfind(b"\n", 0, max(0, place)) + 1
+            if start or len(end) == size:
+                break
     if place < 0:
-        return 0, None, fragment
-    return size - len(fragment), end[:place].rpartition(b"\n")[2], fragment
+        return 0, None, end
+    fragment = end[place + 1 :]
+    return size - len(fragment), end[start:place], fragment
 
 
 def _write_all(file: IO[bytes], data: bytes) -> None:

@@ -129,7 +129,7 @@ class _Checker:
         self.verdict = verdict
         self.last: Line | None = None
         self.place = (path, 0)
-        self.replies: dict[int, tuple[str, object, object]] = {}
+        self.replies: dict[object, tuple[str, object, object]] = {}
         self.head: tuple[int, str] | None = None
         self.head_seen = False
 
@@ -179,6 +179,8 @@ class _Checker:
         if line.event["kind"] == "reply":
             told = (line.hash, line.event.get("digest"), line.event.get("bytes"))
             self.replies[line.sequence] = told
+        if line.event["kind"] == "receipt" and "line" in line.event:
+            self._receipt(str(line.event["line"]))
         if self.head and self.head[0] == line.sequence:
             self.head_seen = True
             if self.head[1] != line.hash:
@@ -228,6 +230,17 @@ class _Checker:
             )
         else:
             self.verdict.notes.append(f"{self._where()}: the head file had been taken away")
+
+    def _receipt(self, raw: str) -> None:
+        """A receipt in the ledger itself; whose signature it bears is not looked at."""
+        try:
+            event = read_line(raw.encode("ascii"), None).event
+        except ValueError:
+            raise ValueError("holds no receipt") from None
+        told = (event.get("head"), event.get("digest"), event.get("bytes"))
+        sequence = event.get("sequence")
+        if event.get("key") != self.verdict.key or self.replies.get(sequence) != told:
+            raise ValueError(f"the server's receipt for line {sequence} says something else")
 
     def _where(self) -> str:
         return f"{self.place[0]}, line {self.place[1]}"

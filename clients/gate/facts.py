@@ -9,30 +9,12 @@ from typing import Any
 
 from common.wire.digest import Measured, message_bytes, message_digest
 
-REFUSED_INSTRUCTION = 1101
-REFUSED_CONTENT = 1102
-REFUSED_COHORT = 1103
-REFUSED_SIZE = 1104
-REFUSED_UPDATE = 1105
-REFUSED_RELEASE = 1106
-UNWRITTEN = 1107
-CODES = (
-    REFUSED_INSTRUCTION,
-    REFUSED_CONTENT,
-    REFUSED_COHORT,
-    REFUSED_SIZE,
-    REFUSED_UPDATE,
-    REFUSED_RELEASE,
-    UNWRITTEN,
-)
-"""All that the server learns of a refusal, with the number of the ledger's line. The words stay."""
-
 
 class RefusedError(Exception):
     """A message that cannot be read as what it should be.
 
     Args:
-        code: Of `CODES`.
+        code: Of `common.wire.gate.GATE_ERRORS`.
         words: Why, for the site's own eyes.
     """
 

@@ -12,7 +12,8 @@ from flwr.app import Message
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from clients.gate.facts import REFUSED_CONTENT, RefusedError
+from clients.gate.facts import RefusedError
+from common.wire.gate import REFUSED_CONTENT
 
 
 def message_from_objects(root: str, objects: Mapping[str, bytes]) -> Message:

@@ -17,19 +17,18 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.common.constant import SType
 from numpy.typing import NDArray
 
-from clients.gate.facts import (
+from clients.gate.facts import InstructionFacts, RefusedError, ReplyFacts, TensorFacts
+from common.wire.digest import measure
+from common.wire.gate import (
+    LEDGER,
+    METRICS,
+    RECEIPT,
     REFUSED_CONTENT,
     REFUSED_INSTRUCTION,
-    InstructionFacts,
-    RefusedError,
-    ReplyFacts,
-    TensorFacts,
+    WEIGHTS,
 )
-from common.wire.digest import measure
 
-WEIGHTS, METRICS, INSTRUCTION = "weights", "metrics", "instruction"
-LEDGER, RECEIPT = "ledger", "receipt"
-"""Records between gate and server only: the head of the ledger, and what the server confirms."""
+INSTRUCTION = "instruction"
 
 ERROR_CODES = range(1001, 1010)
 """A site's own codes (common.wire.records.ERRORS), which pass without a word."""
@@ -38,7 +37,6 @@ FIELDS: Mapping[str, type] = {
     "study": str, "sha256": str, "stage": str, "training": str, "round": int, "seed": int,
     "step": str,
 }  # fmt: skip
-OPTIONAL = frozenset({"step"})
 LONGEST_NAME = 256
 DTYPES: Mapping[str, str] = {
     "float32": "<f4", "float16": "<f2", "uint16": "<u2", "int64": "<i8", "int32": "<i4",
@@ -72,7 +70,7 @@ def _read_instruction(message: Message, bundle: str) -> InstructionFacts:
     if INSTRUCTION not in content:
         raise _no("no instruction came")
     record = dict(content.config_records[INSTRUCTION])
-    if not set(FIELDS) - OPTIONAL <= set(record) <= set(FIELDS):
+    if set(record) != set(FIELDS):
         raise _no("its keys are not those of an instruction")
     for key, value in record.items():
         if type(value) is not FIELDS[key]:
@@ -91,7 +89,7 @@ def _read_instruction(message: Message, bundle: str) -> InstructionFacts:
         str(record["training"]),
         int(str(record["round"])),
         int(str(record["seed"])),
-        str(record.get("step", "")),
+        str(record["step"]),
         bundle,
         _tensors(content, None),
     )
@@ -275,11 +273,13 @@ def _against(
     header = npy_header(DTYPES[dtype], shape)
     came = np.frombuffer(incoming.data, DTYPES[dtype], offset=len(header))
     square = update = 0.0
-    for start in range(0, values.size, BLOCK):
-        old = _as_float(dtype, came[start : start + BLOCK])
-        difference = _as_float(dtype, values[start : start + BLOCK]) - old
-        square += float(old @ old)
-        update += float(difference @ difference)
+    # What is not finite is refused for that; here it must only not raise a warning.
+    with np.errstate(invalid="ignore", over="ignore"):
+        for start in range(0, values.size, BLOCK):
+            old = _as_float(dtype, came[start : start + BLOCK])
+            difference = _as_float(dtype, values[start : start + BLOCK]) - old
+            square += float(old @ old)
+            update += float(difference @ difference)
     return square, update
 
 

@@ -13,18 +13,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from clients.gate.facts import (
+from clients.gate.facts import InstructionFacts, ReplyFacts, TensorFacts
+from clients.gate.manifest import Exchange, Manifest, Tensor
+from common.wire.gate import (
     REFUSED_COHORT,
     REFUSED_CONTENT,
     REFUSED_INSTRUCTION,
     REFUSED_RELEASE,
     REFUSED_SIZE,
     REFUSED_UPDATE,
-    InstructionFacts,
-    ReplyFacts,
-    TensorFacts,
 )
-from clients.gate.manifest import Exchange, Manifest, Tensor
 
 MB = 1_000_000
 SHOWN = 60
@@ -193,7 +191,7 @@ class Verdict:
     """What `judge` says.
 
     Attributes:
-        code: 0: it may pass; else one of `clients.gate.facts.CODES`.
+        code: 0: it may pass; else one of `common.wire.gate.GATE_ERRORS`.
         why: Each reason, for the site's own ledger.
     """
 
@@ -394,7 +392,7 @@ def _update(rules: StageRules, reply: ReplyFacts) -> Problems:
         if tensor.update_square is not None and tensor.square is not None
     ]
     moved, start = (sum(values) ** 0.5 for values in zip(*pairs, strict=True)) if pairs else (0, 0)
-    if moved > rules.update_norm * start:
+    if not moved <= rules.update_norm * start:
         share = f"{moved / start:.3g} times" if start else "without end against"
         yield (
             REFUSED_UPDATE,

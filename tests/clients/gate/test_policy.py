@@ -11,16 +11,7 @@ from hypothesis import strategies as st
 import common
 from clients.exchanges import manifest_of, simulation_policy
 from clients.gate import manifest
-from clients.gate.facts import (
-    REFUSED_COHORT,
-    REFUSED_CONTENT,
-    REFUSED_INSTRUCTION,
-    REFUSED_RELEASE,
-    REFUSED_SIZE,
-    REFUSED_UPDATE,
-    InstructionFacts,
-    ReplyFacts,
-)
+from clients.gate.facts import InstructionFacts, ReplyFacts
 from clients.gate.payload import read_instruction, read_reply
 from clients.gate.policy import (
     Bundles,
@@ -36,12 +27,19 @@ from clients.gate.policy import (
 )
 from clients.gate.policy_file import load_file, load_policy, parse
 from common.errors import InputError
+from common.wire.gate import (
+    REFUSED_COHORT,
+    REFUSED_CONTENT,
+    REFUSED_INSTRUCTION,
+    REFUSED_RELEASE,
+    REFUSED_SIZE,
+    REFUSED_UPDATE,
+)
 from tests.clients.gate.world import (
     MANIFEST,
     METRICS,
     NUMBERS,
     STUDY,
-    TENSORS,
     instruction,
     policy,
     replaced,
@@ -359,4 +357,3 @@ def test_a_simulation_judges_by_the_vocabulary_and_no_wider() -> None:
         assert vocabulary[name] == exchange
     for name in ("query.enrol mim/mim", "train.mim", "train.open mim/mim", "query.enrol a b c"):
         assert name not in vocabulary
-    assert TENSORS  # the world of the other tests is another

@@ -59,6 +59,7 @@ def instruction(told: dict[str, Any] | None = None, /, **changes: Any) -> Messag
         "training": "mim/mim",
         "round": 2,
         "seed": 7,
+        "step": "",
         **changes,
     }
     content = RecordDict({"instruction": ConfigRecord(record), "weights": ArrayRecord(arrays())})

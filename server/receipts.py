@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from common.ledger import Ledger
 from common.signing import make_key, read_key
@@ -65,7 +65,7 @@ class Receipts:
             PayloadError: If the letter is none.
         """
         key, sequence, head = read_letter(letter)
-        arrays = content.array_records.get(WEIGHTS) or {}
+        arrays = content.array_records.get(WEIGHTS) or ArrayRecord()
         metrics = {
             name: value
             for name, value in dict(content.metric_records.get(METRICS, {})).items()

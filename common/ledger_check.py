@@ -90,7 +90,12 @@ def read(path: Path) -> Iterator[Line]:
                 raise InputError(f"{file}, line {number}: {error}") from None
 
 
-def verify(path: Path, key: bytes | None = None, receipts: Path | None = None) -> Verdict:
+def verify(
+    path: Path,
+    key: bytes | None = None,
+    receipts: Path | None = None,
+    receipts_key: bytes | None = None,
+) -> Verdict:
     """Check chain, signatures, order, head file, and what the server says that it received.
 
     Args:
@@ -98,6 +103,7 @@ def verify(path: Path, key: bytes | None = None, receipts: Path | None = None) -
         key: The site's public key. Without it the one in the opening line is taken, and a note
             says what that is worth.
         receipts: The server's ledger of receipts.
+        receipts_key: The server's public key; else the one in that ledger's opening line.
 
     Raises:
         InputError: If there is nothing to read.
@@ -111,7 +117,7 @@ def verify(path: Path, key: bytes | None = None, receipts: Path | None = None) -
     if verdict.problem is None:
         checker.end()
     if verdict.problem is None and receipts is not None:
-        _against_receipts(checker, receipts, verdict)
+        _against_receipts(checker, receipts, receipts_key, verdict)
     elif receipts is None:
         verdict.notes.append(
             "without the server's receipts this cannot see lines cut off the end together with "
@@ -130,6 +136,7 @@ class _Checker:
         self.last: Line | None = None
         self.place = (path, 0)
         self.replies: dict[object, tuple[str, object, object]] = {}
+        self.receipts: dict[str, tuple[Path, int]] = {}
         self.head: tuple[int, str] | None = None
         self.head_seen = False
 
@@ -241,6 +248,7 @@ class _Checker:
         sequence = event.get("sequence")
         if event.get("key") != self.verdict.key or self.replies.get(sequence) != told:
             raise ValueError(f"the server's receipt for line {sequence} says something else")
+        self.receipts[raw] = self.place
 
     def _where(self) -> str:
         return f"{self.place[0]}, line {self.place[1]}"
@@ -256,29 +264,41 @@ class _Checker:
             self._bad(path, number + 1, f"{gone} line(s) are cut off: the head file knows them")
 
 
-def _against_receipts(checker: _Checker, receipts: Path, verdict: Verdict) -> None:
-    """Every receipt must be for a line of this ledger, with its digest and bytes."""
-    theirs = verify(receipts, None, None)
+def _against_receipts(
+    checker: _Checker, receipts: Path, key: bytes | None, verdict: Verdict
+) -> None:
+    """Every receipt must be for a line of this ledger, with its digest and bytes.
+
+    And those that the ledger itself holds must be the server's.
+    """
+    theirs = verify(receipts, key)
     if theirs.problem is not None:
         verdict.problem = theirs.problem
         return
+    if key is None:
+        verdict.notes.append(
+            "the server's key was taken from its receipts: give --server-key to be sure whose it is"
+        )
     confirmed = set()
     for line in read(receipts):
         event = line.event
         if event["kind"] != "receipt" or event.get("key") != verdict.key:
             continue
+        checker.receipts.pop(line.raw.decode("ascii"), None)
         sequence = event.get("sequence")
         told = (event.get("head"), event.get("digest"), event.get("bytes"))
-        where = Problem(receipts, line.sequence + 1, "")
+        words = ""
         if sequence not in checker.replies:
             words = f"the server received a reply of line {sequence}, which is not in the ledger"
-            verdict.problem = Problem(where.file, where.number, words)
-            return
-        if checker.replies[sequence] != told:
+        elif checker.replies[sequence] != told:
             words = f"the server received something else than line {sequence} says"
-            verdict.problem = Problem(where.file, where.number, words)
+        if words:
+            verdict.problem = Problem(receipts, line.sequence + 1, words)
             return
         confirmed.add(sequence)
+    for file, number in checker.receipts.values():
+        verdict.problem = Problem(file, number, "holds a receipt that the server has not written")
+        return
     open_ = len(checker.replies) - len(confirmed)
     verdict.notes.append(f"the server confirms {len(confirmed)} replies, byte for byte")
     if open_:

@@ -22,13 +22,18 @@ def verify(
         Path | None,
         typer.Option(metavar="RECEIPTS", help="The server's receipts.jsonl: what it received."),
     ] = None,
+    server_key: Annotated[
+        Path | None,
+        typer.Option(metavar="PUB", help="The server's public key (PEM), known beforehand."),
+    ] = None,
 ) -> None:
     """Check that nothing in a ledger was changed, removed or cut off. Exit code 1 if it was.
 
     Says the first bad line, and what could not be seen with what was given.
     """
     path = ledger / "ledger.jsonl" if ledger.is_dir() else ledger
-    verdict = ledger_check.verify(path, read_public_key(key) if key else None, receipts)
+    known, servers = (read_public_key(place) if place else None for place in (key, server_key))
+    verdict = ledger_check.verify(path, known, receipts, servers)
     for note in verdict.notes:
         say(f"note: {note}")
     if verdict.problem is not None:

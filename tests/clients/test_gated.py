@@ -20,6 +20,7 @@ from clients.settings import SiteSettings
 from clients.site_list import write_sites
 from common.config.data import DataSpec
 from common.ledger_check import read, verify
+from common.signing import read_public_key
 from common.wire import gate
 from common.wire.records import ERROR_INPUT
 from server.receipts import Receipts, take_letter
@@ -187,6 +188,34 @@ def test_a_receipt_of_something_else_is_a_fault(site: Path) -> None:
     problem = verify(site / "ledger.jsonl").problem
     assert problem is not None
     assert (problem.number, "receipt" in problem.words) == (5, True)
+
+
+def test_a_receipt_that_the_server_never_wrote_is_a_fault(site: Path, tmp_path: Path) -> None:
+    """Forged by one who has another key; it says the truth, but it is not the server's."""
+    forger = tmp_path / "forger"
+    with Receipts(tmp_path) as true, Receipts(forger) as false:
+        reply = answer(instruction(), CONTEXT, honest)
+        letter = take_letter(reply.content)
+        assert letter is not None
+        for receipts in (true, false):
+            receipts.give(2, "west", reply.content, letter)
+        asked = instruction()
+        asked.content = false.attach(2, asked.content)
+        answer(asked, CONTEXT, honest)
+    path = site / "ledger.jsonl"
+    assert verify(path).problem is None
+    problem = verify(path, None, tmp_path / "receipts.jsonl").problem
+    assert problem is not None
+    assert (problem.file, problem.number) == (path, 5)
+    assert "a receipt that the server has not written" in problem.words
+    servers, others = (
+        read_public_key(folder / "receipts.key.pub") for folder in (tmp_path, forger)
+    )
+    wrong = verify(path, None, tmp_path / "receipts.jsonl", others).problem
+    assert wrong is not None
+    assert "another key" in wrong.words
+    notes = verify(path, None, tmp_path / "receipts.jsonl", servers).notes
+    assert not any("--server-key" in note for note in notes)
 
 
 def test_bytes_of_a_day_are_counted_from_the_ledger(site: Path) -> None:

@@ -9,7 +9,8 @@ that asks for a cohort of m > 0 images says no number that stands for fewer:
 - cells of histograms and counts below m are joined with their neighbours;
 - of k-means it reports partitions, never single clusters, and a new partition only if it is far
   enough from every partition reported before, of any iteration, restart and number of clusters,
-  and from the undivided whole. Else it repeats the nearest earlier one.
+  and from the undivided whole. If it is not, the few images that make the difference are put where
+  they were before; where that does not help, the nearest earlier partition is repeated.
 
 **Far enough** means: take any clusters of the one partition and any of the other; the images that
 are in one of the two unions and not in the other are none, or at least m. This is more than
@@ -38,7 +39,7 @@ Shape legend: N images, D dimensions, k clusters, R restarts, P partitions repor
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,9 +57,11 @@ from common.selection.assignment import (
     moments_of,
     sums_of,
 )
-from common.selection.lattice import Points
+from common.selection.lattice import Points, chunks
 
 MOST_CLUSTERS = 12
+_ATTEMPTS = 100
+_LABELS_AT_ONCE = 2**21
 
 
 @dataclass
@@ -141,10 +144,9 @@ def guarded_step(points: Points, centroids: Centroids, cohort: int, reported: Re
     if key not in reported.answers:
         nearest = Assignment(points).labels_for(centroids)
         reported.answers[key] = [
-            _report(merge_clusters(points, own, centroids[restart], cohort), clusters, cohort,
-                    reported)
+            _report(points, own, centroids[restart], cohort, reported)
             for restart, own in enumerate(nearest)
-        ]  # fmt: skip
+        ]
     labels = np.stack(
         [
             np.array(places, np.int16)[reported.partitions[partition]]
@@ -169,8 +171,6 @@ def merge_clusters(
         (N,) labels; every cluster that has images has at least m.
     """
     labels = labels.copy()
-    exact = centroids.astype(np.float64)
-    heights = np.square(exact).sum(axis=1)
     while True:
         counts = np.bincount(labels, minlength=len(centroids))
         small = np.flatnonzero((counts > 0) & (counts < cohort))
@@ -180,28 +180,80 @@ def merge_clusters(
         others = np.flatnonzero(counts > 0)
         others = others[others != smallest]
         rows = np.flatnonzero(labels == smallest)
-        away = heights[others] - 2.0 * (points[rows].astype(np.float64) @ exact[others].T)
-        labels[rows] = others[away.argmin(axis=1)]
+        labels[rows] = others[_away(points[rows], centroids[others]).argmin(axis=1)]
 
 
-def far_enough(first: Labels, second: Labels, cohort: int) -> bool:
+def far_enough(known: NDArray[np.int16], labels: Labels, cohort: int) -> bool:
     """Whether any unions of clusters of two partitions differ in no image, or in m at least.
 
-    For a union S of the first, an image of cluster j of the second is out of place either way: the
-    c_j of them that are in S if j is left out, the n_j - c_j others if it is taken. The best union
-    of the second for S costs the sum of the smaller ones; where that is 0, the next best turns a
-    whole cluster around, and clusters have m images by themselves.
-
     Args:
-        first: (N,) clusters below 13.
-        second: (N,)
+        known: (P, N) partitions whose clusters have m images each, or none.
+        labels: (N,) another one.
         cohort: m.
     """
-    table = _table(first, second)
-    unions = (np.arange(2 ** len(table))[:, None] >> np.arange(len(table))) & 1
-    inside = unions @ table
-    differ = np.minimum(inside, table.sum(axis=0) - inside).sum(axis=1)
-    return bool(((differ == 0) | (differ >= cohort)).all())
+    return _too_near(known, labels, cohort) is None
+
+
+def _too_near(
+    known: NDArray[np.int16], labels: Labels, cohort: int
+) -> tuple[int, list[int], list[int]] | None:
+    """The first partition and the unions, of it and of the labels, that differ in too few images.
+
+    For a union S of the labels' clusters, an image of cluster j of the earlier partition is out of
+    place either way: the c_j of them that are in S if j is left out, the n_j - c_j others if it is
+    taken. The best union for S costs the sum of the smaller ones; where that is 0, the next best
+    turns a whole cluster around, and clusters have m images by themselves.
+    """
+    height = int(labels.max()) + 1
+    unions = (np.arange(2**height)[:, None] >> np.arange(height)) & 1
+    for rows in _few(known, labels):
+        tables = _tables(known[rows], labels)
+        inside = unions @ tables  # (p, unions, clusters of the earlier one)
+        outside = tables.sum(axis=1, keepdims=True) - inside
+        differ = np.minimum(inside, outside).sum(axis=2)
+        wrong = np.argwhere((differ > 0) & (differ < cohort))
+        if len(wrong):
+            place, union = wrong[0]
+            theirs = np.flatnonzero(inside[place, union] > outside[place, union])
+            return rows.start + int(place), theirs.tolist(), np.flatnonzero(unions[union]).tolist()
+    return None
+
+
+def settle(
+    points: Points,
+    labels: Labels,
+    centroids: NDArray[np.int32],
+    cohort: int,
+    known: NDArray[np.int16],
+) -> Labels | None:
+    """Put images back where they were until a partition is far enough from all that are known.
+
+    Each goes to the nearest cluster on its side, so few images move, and none far.
+
+    Args:
+        points: (N, D).
+        labels: (N,) clusters of m images or none.
+        centroids: (k, D).
+        cohort: m.
+        known: (P, N).
+
+    Returns:
+        (N,) labels; None if there is no end to it.
+    """
+    labels = labels.copy()
+    for _ in range(_ATTEMPTS):
+        found = _too_near(known, labels, cohort)
+        if found is None:
+            return labels
+        place, theirs, ours = found
+        inside, wanted = np.isin(labels, ours), np.isin(known[place], theirs)
+        full = np.unique(labels)
+        for rows, to in (
+            (np.flatnonzero(wanted & ~inside), full[np.isin(full, ours)]),
+            (np.flatnonzero(inside & ~wanted), full[~np.isin(full, ours)]),
+        ):
+            labels[rows] = to[_away(points[rows], centroids[to]).argmin(axis=1)]
+    return None
 
 
 def merge_cells(counts: NDArray[np.int64], cohort: int) -> NDArray[np.int64]:
@@ -237,36 +289,74 @@ def _merge_row(counts: NDArray[np.int64], cohort: int) -> NDArray[np.int64]:
     return merged
 
 
-def _report(labels: Labels, clusters: int, cohort: int, known: Reported) -> tuple[int, list[int]]:
+def _report(
+    points: Points,
+    labels: Labels,
+    centroids: NDArray[np.int32],
+    cohort: int,
+    reported: Reported,
+) -> tuple[int, list[int]]:
     """The partition that stands for these labels, and where its clusters belong."""
-    tables = [_table(earlier, labels) for earlier in known.partitions]
-    for place, table in enumerate(tables):
-        if ((table > 0).sum(axis=0) <= 1).all() and ((table > 0).sum(axis=1) <= 1).all():
-            return place, _places(table, clusters)  # the very same, perhaps in another order
-    if all(far_enough(earlier, labels, cohort) for earlier in known.partitions):
-        known.partitions = np.concatenate([known.partitions, labels[None]])
-        return len(known.partitions) - 1, list(range(clusters))
+    clusters = len(centroids)
+    merged = merge_clusters(points, labels, centroids, cohort)
+    settled = settle(points, merged, centroids, cohort, reported.partitions)
+    if settled is None:
+        return _nearest(merged, clusters, reported.partitions)
+    tables = _tables(reported.partitions, settled)
+    one_each = [((tables > 0).sum(axis=axis) <= 1).all(axis=1) for axis in (1, 2)]
+    for place in np.flatnonzero(one_each[0] & one_each[1])[:1].tolist():  # the very same
+        return place, _places(tables[place], clusters)
+    reported.partitions = np.concatenate([reported.partitions, settled[None]])
+    return len(reported.partitions) - 1, list(range(clusters))
+
+
+def _nearest(labels: Labels, clusters: int, known: NDArray[np.int16]) -> tuple[int, list[int]]:
+    """The earlier partition with most images in common, of no more clusters; the latest of such."""
+    tables = _tables(known, labels)
     best, kept = 0, -1
-    for place, table in enumerate(tables):
-        agreeing = int(table[linear_sum_assignment(-table)].sum())
-        if len(table) <= clusters and agreeing >= kept:
+    for place in np.flatnonzero(known.max(axis=1) < clusters).tolist():
+        agreeing = int(tables[place][linear_sum_assignment(-tables[place])].sum())
+        if agreeing >= kept:
             best, kept = place, agreeing
     return best, _places(tables[best], clusters)
 
 
 def _places(table: NDArray[np.int64], clusters: int) -> list[int]:
-    """For each cluster of an earlier partition the one of now that it has most in common with."""
-    square = np.zeros((max(clusters, len(table)), clusters), np.int64)
+    """For each cluster of an earlier partition the one of now that it has most in common with.
+
+    Args:
+        table: Images by cluster of now and of the earlier one.
+        clusters: k of now.
+    """
+    square = np.zeros((clusters, max(clusters, table.shape[1])), np.int64)
     square[: table.shape[0], : table.shape[1]] = table
-    places = np.zeros(len(square), np.int64)
-    rows, columns = linear_sum_assignment(-square)
-    places[rows] = columns
+    places = np.zeros(square.shape[1], np.int64)
+    now, earlier = linear_sum_assignment(-square)
+    places[earlier] = now
     return [int(place) for place in places]
 
 
-def _table(first: Labels, second: Labels) -> NDArray[np.int64]:
-    """Images by cluster of the first and of the second."""
-    width = int(second.max()) + 1
-    height = int(first.max()) + 1
-    flat = np.bincount(first.astype(np.int64) * width + second, minlength=height * width)
-    return flat.reshape(height, width).astype(np.int64)
+def _tables(known: NDArray[np.int16], labels: Labels) -> NDArray[np.int64]:
+    """(P, k, K) images by cluster of the labels and of each earlier partition."""
+    height, width = int(labels.max()) + 1, int(known.max()) + 1
+    tables = []
+    for rows in _few(known, labels):
+        flat = labels.astype(np.int64) * width + known[rows]
+        flat += np.arange(len(flat))[:, None] * (height * width)
+        counts = np.bincount(flat.ravel(), minlength=len(flat) * height * width)
+        tables.append(counts.reshape(len(flat), height, width).astype(np.int64))
+    return np.concatenate(tables)
+
+
+def _few(known: NDArray[np.int16], labels: Labels) -> Iterator[slice]:
+    """Partitions that are looked at together: 16 MB of numbers."""
+    return chunks(len(known), max(1, _LABELS_AT_ONCE // len(labels)))
+
+
+def _away(points: Points, centroids: NDArray[np.int32]) -> NDArray[np.float64]:
+    """(n, k) squared distances, less what is the same for all centroids; exact."""
+    exact = centroids.astype(np.float64)
+    away: NDArray[np.float64] = np.square(exact).sum(axis=1) - 2.0 * (
+        points.astype(np.float64) @ exact.T
+    )
+    return away

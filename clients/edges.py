@@ -55,7 +55,8 @@ class Edges:
         """(n, S, S) whether a pixel belongs to the picture and not to the padding."""
         height, width = self.sizes[indices].T[:, :, None, None]
         at = np.arange(self.side)
-        return (at[:, None] < height) & (at < width)
+        inside: NDArray[np.bool_] = (at[:, None] < height) & (at < width)
+        return inside
 
     def hints(self, indices: NDArray[np.int64] | slice) -> NDArray[np.float32]:
         """(n, S, S) float32: 1 an edge, 0 none, -1 padding.
@@ -126,7 +127,10 @@ def _edges(
     sigma = max(1.0, image_SS.shape[0] / 256)
     inner = np.zeros(image_SS.shape, bool)
     inner[BORDER : height - BORDER, BORDER : width - BORDER] = True
-    found: NDArray[Any] = canny(image_SS.astype(np.float32), sigma, low, high, mask=inner)
+    # scikit-image says the types of its arguments and not that of what it gives.
+    found: NDArray[Any] = canny(  # type: ignore[no-untyped-call]
+        image_SS.astype(np.float32), sigma, low, high, mask=inner
+    )
     return found, (low, high)
 
 

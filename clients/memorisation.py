@@ -140,4 +140,7 @@ def _share(
 
 def _unit(rows_ND: NDArray[np.floating]) -> NDArray[np.float64]:
     rows = np.asarray(rows_ND, np.float64)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    unit: NDArray[np.float64] = rows / np.maximum(
+        np.linalg.norm(rows, axis=1, keepdims=True), 1e-12
+    )
+    return unit

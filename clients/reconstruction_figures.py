@@ -9,7 +9,7 @@ Legend: N images, S side in pixels, D features.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from common.reconstruction import GREY_CELLS
 
 Squares = NDArray[np.uint8]
 Numbers = NDArray[np.float64]
+Net = Literal["alex", "vgg"]
 
 CHUNK = 32
 HIGHEST_PSNR = 100.0
@@ -33,7 +34,7 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOWS = {1.5: 11, 0.8: 7}
 """torchmetrics' window for a Gaussian's width; it asks for both."""
 
-LPIPS_FILES = {
+LPIPS_FILES: dict[Net, str] = {
     "alex": "alexnet-owt-7be5be79.pth",
     "vgg": "vgg16-397923af.pth",
 }
@@ -78,15 +79,15 @@ def fidelity(images_NSS: Squares, redrawn_NSS: Squares) -> dict[str, Numbers]:
         found["psnr"].append(np.minimum(psnr, HIGHEST_PSNR))
         found["rmse"].append(np.sqrt(squared))
         index = ms_ssim(
-            redrawn, given, data_range=255.0, sigma=sigma, betas=weights, reduction="none",
-            kernel_size=WINDOWS[sigma],
+            redrawn.double(), given.double(), data_range=255.0, sigma=sigma,
+            kernel_size=WINDOWS[sigma], betas=weights, reduction="none",
         )  # fmt: skip
-        found["ms_ssim"].append(index.double().numpy())
+        found["ms_ssim"].append(index.numpy())
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def lpips(
-    images_NSS: Squares, redrawn_NSS: Squares, folder: Path, net: str = "alex"
+    images_NSS: Squares, redrawn_NSS: Squares, folder: Path, net: Net = "alex"
 ) -> Numbers | None:
     """LPIPS of each image (P2 Table 4), where the backbone's weights are on the disk.
 

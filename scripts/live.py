@@ -156,7 +156,8 @@ class Live:
             places = ", ".join(f"{site} {words}" for site, words in event["sites"].items())
             self._line(f"waiting for {event['stage']}: {places}")
         elif kind == "round" and event["val_loss"] is not None:
-            self._line(f"{event['training']} round {event['round']}: validation DiceBCE "
+            what = "cross-entropy" if event["stage"] == "source_classifier" else "DiceBCE"
+            self._line(f"{event['training']} round {event['round']}: validation {what} "
                        f"{event['val_loss']:.4f}")  # fmt: skip
         elif kind == "refused":
             self._line(f"{event['training']} round {event['round']}: {event['site']} refused: "

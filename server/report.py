@@ -13,12 +13,13 @@ from typing import Any
 from common import page
 from common.errors import InputError
 from common.formats import Event, Results, read_events, read_results
+from server import report_arms
 from server import report_figures as figures
 from server import report_selection as selecting
 from server import report_selection_figures as selection_figures
 from server import report_views as views
 from server.report_diagram import diagrams
-from server.results_selection import prevalence
+from server.results_remarks import prevalence
 
 TEMPLATES = Path(__file__).parent / "templates"
 """Jinja; named .md because Flower bundles neither .j2 nor .html."""
@@ -114,8 +115,8 @@ def render(study: Mapping[str, Any], events: Iterable[Event], results: Results |
         unknown=any(e.unit != "patient" for e in log.enrolled.values()),
         closable=[site for site in sites if results and site in figures.closable(results)],
         arm_words=views.ARMS,
-        selection_words=selecting.words_of(arms := _selecting(log, results)),
-        ablation_words=selecting.words_of([arm for arm in arms if not selecting.is_main(arm)]),
+        selection_words=report_arms.words_of(arms := _selecting(log, results)),
+        ablation_words=report_arms.words_of([arm for arm in arms if not report_arms.is_main(arm)]),
         selection=_selection(results, log, sites, colors) if results else None,
         taught=selection_figures.classify_plot(log, results.selection if results else None),
         waited=selecting.waited(log.waiting),
@@ -154,14 +155,18 @@ def _selection(
                 "table": selecting.table(cells, metric),
                 "ablations": selecting.ablations(cells, metric),
             }
-            for metric, words in selecting.METRICS.items()
+            for metric, words in report_arms.METRICS.items()
             if any(metric in cell.pooled for cell in found.cells)
         ],
         "tests": selecting.tests(cells),
         "choices": selecting.choices(found),
         "targets": [site for site in sites if site in found.test],
         "redrawn": redrawn,
-        "lpips": any("lpips_mean" in r.metrics for r in redrawn.values()),
+        "fidelity": [
+            name
+            for name in ("psnr", "ms_ssim", "rmse", "lpips_alex", "lpips_vgg")
+            if any(f"{name}_mean" in r.metrics for r in redrawn.values())
+        ],
         "densities": selection_figures.density_plot(redrawn, colors),
         "greys": selection_figures.grey_plot(redrawn, colors),
         "memorisation": selection_figures.memorisation_plot(found.memorisation),

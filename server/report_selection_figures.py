@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from common import page
 from common.formats import Interval, ReconstructionResult, SelectionResults
+from server.report_arms import METRICS, is_main
 from server.report_figures import WIDTH_PX
-from server.report_selection import METRICS, Cells, is_main
+from server.report_selection import Cells
 from server.report_views import Log
 
 EXPECTED = 0.05
@@ -190,7 +191,7 @@ def density_plot(
     if at is None:
         return None
     grid, of = at
-    mass = sum(of.values())
+    mass = np.sum(list(of.values()), axis=0)
     inside = np.flatnonzero(mass > 0.004 * mass.max())
     limits = (float(grid[inside[0]]), min(1.0, float(grid[inside[-1]])))
     return _two_panels(
@@ -220,7 +221,7 @@ Densities = dict[tuple[str, str], NDArray[np.float64]]
 
 
 def _densities(
-    pairs: Mapping[str, Mapping[str, Sequence[int]]], edges: NDArray[np.float64], *, floor: float
+    pairs: Mapping[str, Mapping[str, Sequence[int]]], edges: NDArray[np.floating], *, floor: float
 ) -> tuple[NDArray[np.float64], Densities] | None:
     """Gaussian kernels on histograms: Silverman's width, at least `floor`, mirrored at the ends."""
     centres = (edges[:-1] + edges[1:]) / 2

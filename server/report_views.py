@@ -54,7 +54,10 @@ is the one it is told in."""
 
 @dataclass
 class Log:
-    """The events, sorted out. A round repeated after a kill counts once, as it went last."""
+    """The events, sorted out. A round repeated after a kill counts once, as it went last.
+
+    `stages` are those that had an answer, in the order of their first.
+    """
 
     study: StudyEvent | None = None
     enrolled: dict[str, EnrolEvent] = field(default_factory=dict)
@@ -64,6 +67,7 @@ class Log:
     predicted: dict[tuple[str, str], PredictEvent] = field(default_factory=dict)
     steps: dict[tuple[str, str, str, int, str], StepEvent] = field(default_factory=dict)
     waiting: list[WaitingEvent] = field(default_factory=list)
+    stages: dict[str, None] = field(default_factory=dict)
     end: EndEvent | None = None
 
 
@@ -76,6 +80,7 @@ def sort_out(events: Iterable[Event]) -> Log:
         elif isinstance(event, EnrolEvent):
             log.enrolled[event.site] = event
         elif isinstance(event, ReplyEvent):
+            log.stages.setdefault(event.stage)
             log.replies[event.training, event.round, event.site] = event
         elif isinstance(event, RoundEvent):
             log.rounds[event.training, event.round] = event
@@ -86,6 +91,7 @@ def sort_out(events: Iterable[Event]) -> Log:
         elif isinstance(event, PredictEvent):
             log.predicted[event.member, event.site] = event
         elif isinstance(event, StepEvent):
+            log.stages.setdefault(event.stage)
             log.steps[event.stage, event.key, event.step, event.round, event.site] = event
         elif isinstance(event, WaitingEvent):
             log.waiting.append(event)
@@ -158,8 +164,8 @@ class StageTraffic:
 def traffic(log: Log, results: Results | None, sites: Sequence[str]) -> list[StageTraffic]:
     """Bytes moved per stage and site; what results.json counts beyond the rounds comes last."""
     found = []
-    answers = (*log.replies.values(), *log.steps.values())
-    for stage in dict.fromkeys(answer.stage for answer in answers):
+    answers: list[ReplyEvent | StepEvent] = [*log.replies.values(), *log.steps.values()]
+    for stage in log.stages:
         replies = [answer for answer in answers if answer.stage == stage]
         of_sites = {
             site: (

@@ -143,7 +143,7 @@ def _selection(context: ServerContext) -> tuple[SelectionResults | None, list[st
         context.study.labels,
         classified=classify.classified(context),
         chosen=chosen,
-        reconstruction=reconstruct.outcome(context) if plan.reconstructing else {},
+        reconstruction=reconstruct.results(context) if plan.reconstructing else {},
         memorisation=_memorisation(context) if plan.reconstructing else {},
         annotated={
             (arm, budget): annotate.annotated(context, arm, budget)
@@ -184,8 +184,8 @@ def _traffic(context: ServerContext) -> Traffic:
     """Tensor bytes by site over all trainings, choices and evaluations."""
     total: Traffic = {site: {"down": 0, "up": 0} for site in context.study.sites}
     parts = [context.run.checkpoint(key).load(key).traffic for key in context.plan.trainings]
-    parts += [score.traffic(context), select.traffic(context)]
-    for stage in ("reconstruct", "annotate", "classify", "evaluate"):
+    parts += [stage.traffic(context) for stage in (reconstruct, score, select)]
+    for stage in ("annotate", "classify", "evaluate"):
         parts.append((context.run.read_state(stage) or {}).get("traffic", {}))
     for part in parts:
         for site, count in part.items():

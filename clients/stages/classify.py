@@ -15,6 +15,7 @@ from clients.classifiers import label_codes, load_classifier, plain, probabiliti
 from clients.predictions import keep_prediction, prediction_file
 from clients.request import Request, Result
 from clients.selected import annotated_rows
+from clients.selection_page import write_selection_page
 from clients.site import open_site
 from clients.stages.evaluate import write_table
 from clients.stages.source_classifier import cross_entropy
@@ -112,6 +113,7 @@ def score(request: Request) -> Result:
         tabulate(plan.cells, said, true_N, clusters_N, images, study.labels),
         table_columns(study.labels),
     )
+    write_selection_page(request)
     classes = len(study.labels)
     counts = {
         "scores": np.stack([score_histogram(p, true_N, SCORE_CELLS) for p in said.values()]),

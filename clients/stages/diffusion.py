@@ -173,7 +173,8 @@ def denoising_loss(
         with autocast(compute):
             said = network(noisy, drawn.timesteps, hints_BHW, drawn.keep_hint, drawn.keep_prompt)
         target = target_of(clean, drawn.noise, drawn.timesteps)
-        return (said.float() - target).square().mean()
+        error: Tensor = (said.float() - target).square().mean()
+        return error
 
     return loss
 

@@ -99,7 +99,7 @@ def compare(request: Request) -> Result:
         if name.startswith(CLASSIFIER)
     }
     of_images = fidelity(images_NSS, redrawn_NSS)
-    if "lpips" in site.weights:
+    if study.reconstruct.lpips_weights and "lpips" in site.weights:
         for net in LPIPS_FILES:
             found = lpips(images_NSS, redrawn_NSS, site.weights["lpips"], net)
             if found is not None:
@@ -151,7 +151,7 @@ def _contrasts(
     outlined = np.flatnonzero(data.has_mask[rows])
     before_N, after_N = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     if len(outlined):
-        masks_NSS = data.masks(rows[outlined], stage="evaluate").any(1)
+        masks_NSS = np.asarray(data.masks(rows[outlined], stage="evaluate").any(1), np.bool_)
         for values_N, squares in ((before_N, images_NSS), (after_N, redrawn_NSS)):
             values_N[outlined] = lesion_contrast(
                 squares[outlined], masks_NSS, pictures_NSS[outlined]

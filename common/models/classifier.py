@@ -38,6 +38,11 @@ class Classifier(nn.Module):
         self.classes = classes
         self.network = _network(architecture, classes, side)
         self.width = self._width()
+        last = self._last()
+        if isinstance(last, nn.Linear):
+            # timm draws the MobileNets' and EfficientNets' by the number of classes: right for a
+            # thousand, so large for two that training from scratch stalls (docs/LOG.md).
+            last.reset_parameters()
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """(B, 1, H, W) grey images in [0, 1] to (B, C) logits."""

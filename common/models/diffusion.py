@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from common.config.selection import Diffusion, Reconstruct
 from common.errors import InputError
-from common.models.diffusion_schedule import inverter_of, sampler_of
+from common.models.diffusion_schedule import inverter_of, library, sampler_of
 from common.models.diffusion_text import Prompt
 
 __all__ = ["DiffusionModel", "redraw"]
@@ -63,10 +63,8 @@ class Frozen:
 
     def shapes(self) -> Any:
         """The U-Net on the meta device."""
-        from diffusers import UNet2DConditionModel
-
         with torch.device("meta"):
-            return UNet2DConditionModel(**self.config()).requires_grad_(False)
+            return library().UNet2DConditionModel(**self.config()).requires_grad_(False)
 
     def parts(self, device: torch.device | str = "cpu") -> tuple[Any, Any]:
         """U-Net and autoencoder.
@@ -77,17 +75,17 @@ class Frozen:
         if str(device) == "meta":  # shapes alone: nothing is read
             return self.shapes(), None
         if self._parts is None:
-            from diffusers import AutoencoderKL, UNet2DConditionModel
-
             if not self.folder or not Path(self.folder).is_dir():
                 raise InputError(
                     'diffusion.preset = "stable-diffusion" needs a local folder with its weights '
                     f"in diffusers' layout: there is none at '{self.folder}'"
                 )
             read = []
-            for kind, part in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae")):
+            for kind, part in (("UNet2DConditionModel", "unet"), ("AutoencoderKL", "vae")):
                 try:
-                    found = kind.from_pretrained(self.folder, subfolder=part, local_files_only=True)
+                    found = getattr(library(), kind).from_pretrained(
+                        self.folder, subfolder=part, local_files_only=True
+                    )
                 except (OSError, ValueError) as error:
                     raise InputError(
                         f"diffusion weights {self.folder}: {part} is unreadable "
@@ -102,7 +100,7 @@ class Frozen:
 class DiffusionModel(nn.Module):
     """A denoising U-Net steered by a ControlNet on edges.
 
-    `tiny` (2.7 M) and `small` (5.6 M) work on pixels after PixelUnshuffle(2) and are trained whole;
+    `tiny` (2.7 M) and `small` (5.7 M) work on pixels after PixelUnshuffle(2) and are trained whole;
     the hint stays at full resolution, unshuffled in the same way. `stable-diffusion` works on
     latents; U-Net and autoencoder stay frozen at each site and the ControlNet is trained alone.
     The state dict holds what is trained and nothing else.
@@ -118,8 +116,6 @@ class DiffusionModel(nn.Module):
 
     def __init__(self, settings: Diffusion, side: int) -> None:
         super().__init__()
-        from diffusers import ControlNetModel
-
         self.settings = settings
         self.side = side
         self.frozen: Frozen | None = None
@@ -127,8 +123,9 @@ class DiffusionModel(nn.Module):
             self.frozen = Frozen(settings.weights)
             meta = torch.empty(0).is_meta
             unet = self.frozen.shapes() if meta else self.frozen.parts()[0]
-            self.controlnet = ControlNetModel.from_unet(unet, load_weights_from_unet=not meta)
-            width = int(self.controlnet.config["cross_attention_dim"])
+            control = library().ControlNetModel.from_unet(unet, load_weights_from_unet=not meta)
+            self.controlnet: nn.Module = control
+            width = int(control.config["cross_attention_dim"])
         else:
             width = NO_TEXT_WIDTH if settings.text == "none" else TEXT_WIDTH
             self.unet, self.controlnet = _from_scratch(SIZES[settings.preset], width)
@@ -205,13 +202,12 @@ class DiffusionModel(nn.Module):
         keep = torch.ones(count, dtype=torch.bool, device=device)
         noisy_BChw = torch.zeros((count, *self.shape), device=device)
         timesteps_B = torch.zeros(count, dtype=torch.long, device=device)
-        return self(noisy_BChw, timesteps_B, images_B1HW[:, 0], keep, keep)
+        said: Tensor = self(noisy_BChw, timesteps_B, images_B1HW[:, 0], keep, keep)
+        return said
 
 
 def _from_scratch(size: Size, width: int) -> tuple[nn.Module, nn.Module]:
     """U-Net and ControlNet; text is attended to where attention is cheap, in the middle."""
-    from diffusers import ControlNetModel, UNet2DConditionModel
-
     channels = UNSHUFFLE**2
     common: dict[str, Any] = {
         "in_channels": channels,
@@ -223,10 +219,10 @@ def _from_scratch(size: Size, width: int) -> tuple[nn.Module, nn.Module]:
         "cross_attention_dim": width,
         "attention_head_dim": 4,
     }
-    unet = UNet2DConditionModel(
+    unet = library().UNet2DConditionModel(
         out_channels=channels, up_block_types=("UpBlock2D",) * len(size.widths), **common
     )
-    controlnet = ControlNetModel(
+    controlnet = library().ControlNetModel(
         conditioning_channels=channels, conditioning_embedding_out_channels=(16,), **common
     )
     # ControlNet starts its outlets at zero to spare a trained U-Net. Here there is none to spare,
@@ -275,7 +271,8 @@ def redraw(
     for timestep in timesteps:
         said = _guided(model, latents, timestep, hints_BHW, settings.guidance)
         latents = sampler.step(said, timestep, latents, return_dict=False)[0]
-    return model.decode(latents) * (hints_BHW >= 0).unsqueeze(1)
+    drawn: Tensor = model.decode(latents) * (hints_BHW >= 0).unsqueeze(1)
+    return drawn
 
 
 def _guided(
@@ -285,7 +282,8 @@ def _guided(
     count = len(latents)
     keep = torch.ones(count, dtype=torch.bool, device=latents.device)
     if guidance == 1:
-        return model(latents, timestep.expand(count), hints_BHW, keep, keep).float()
+        alone: Tensor = model(latents, timestep.expand(count), hints_BHW, keep, keep).float()
+        return alone
     keep = torch.cat([keep, ~keep])
     both = model(
         latents.repeat(2, 1, 1, 1), timestep.expand(2 * count), hints_BHW.repeat(2, 1, 1),

@@ -9,7 +9,7 @@ from typing import Any
 from common.config.selection import Diffusion, Reconstruct
 
 Scheduler = Any
-"""A diffusers scheduler: they share their methods and no base class with them."""
+"""A diffusers scheduler: they share their methods, and no class that has them all."""
 
 STABLE_DIFFUSION: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -19,6 +19,13 @@ STABLE_DIFFUSION: dict[str, Any] = {
     "prediction_type": "epsilon",
 }
 """What a frozen U-Net of Stable Diffusion 1.5 was trained with, and so has to be asked with."""
+
+
+def library() -> Any:
+    """diffusers: imported when something of it is needed (it takes seconds); it has no types."""
+    import diffusers
+
+    return diffusers
 
 
 def schedule_of(settings: Diffusion) -> dict[str, Any]:
@@ -47,9 +54,7 @@ def schedule_of(settings: Diffusion) -> dict[str, Any]:
 
 def training_noise(settings: Diffusion) -> Scheduler:
     """The DDPM schedule that training images are noised with."""
-    from diffusers import DDPMScheduler
-
-    return DDPMScheduler(**schedule_of(settings))
+    return library().DDPMScheduler(**schedule_of(settings))
 
 
 def sampler_of(settings: Diffusion, reconstruct: Reconstruct) -> Scheduler:
@@ -58,19 +63,17 @@ def sampler_of(settings: Diffusion, reconstruct: Reconstruct) -> Scheduler:
     DDIM without added noise, or DPM-Solver++ of second order. In pixel space the predicted image
     is held to [-1, 1].
     """
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
-
     pixels = settings.preset != "stable-diffusion"
     common = {**schedule_of(settings), "timestep_spacing": "trailing"}
     sampler: Scheduler
     if reconstruct.sampler == "ddim":
-        sampler = DDIMScheduler(
+        sampler = library().DDIMScheduler(
             **common, clip_sample=pixels, clip_sample_range=1.0, set_alpha_to_one=True
         )
     else:
         # `thresholding` up to 1 is plain clipping; -5.1: diffusers' own advice for cosine betas.
         cosine = common["beta_schedule"] == "squaredcos_cap_v2"
-        sampler = DPMSolverMultistepScheduler(
+        sampler = library().DPMSolverMultistepScheduler(
             **common, algorithm_type="dpmsolver++", thresholding=pixels, sample_max_value=1.0,
             lambda_min_clipped=-5.1 if cosine else -float("inf"),
         )  # fmt: skip
@@ -80,9 +83,7 @@ def sampler_of(settings: Diffusion, reconstruct: Reconstruct) -> Scheduler:
 
 def inverter_of(settings: Diffusion, reconstruct: Reconstruct) -> Scheduler:
     """DDIM run backwards, from an image to the noise that it comes from."""
-    from diffusers import DDIMInverseScheduler
-
-    inverter: Scheduler = DDIMInverseScheduler(
+    inverter: Scheduler = library().DDIMInverseScheduler(
         **schedule_of(settings), timestep_spacing="trailing", clip_sample=False,
         set_alpha_to_one=True,
     )  # fmt: skip

@@ -7,7 +7,9 @@ the rest (the authors' code draws a new random projection at every forward).
 Legend: B images, L tokens, D their width in the U-Net.
 """
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,12 +98,9 @@ def encode_prompt(settings: Diffusion) -> Tensor:
 
 
 def _clip(folder: Path, prompt: str) -> tuple[Tensor, Tensor]:
-    try:
-        from transformers import CLIPTextModel, CLIPTokenizer
-    except ImportError:
-        raise InputError('diffusion.text = "clip" needs the package transformers') from None
-    tokenizer = _local(CLIPTokenizer, folder, "tokenizer")
-    encoder = _local(CLIPTextModel, folder, "text_encoder")
+    transformers = _package("transformers", "clip")
+    tokenizer = _local(transformers.CLIPTokenizer, folder, "tokenizer")
+    encoder = _local(transformers.CLIPTextModel, folder, "text_encoder")
     words = tokenizer(prompt, return_tensors="pt", truncation=True)
     with torch.no_grad():
         found = encoder.eval()(**words)
@@ -109,18 +108,13 @@ def _clip(folder: Path, prompt: str) -> tuple[Tensor, Tensor]:
 
 
 def _biomedclip(folder: Path, prompt: str) -> tuple[Tensor, Tensor]:
-    try:
-        from open_clip.hf_model import HFTextEncoder
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise InputError(
-            'diffusion.text = "biomedclip" needs the packages open_clip_torch and transformers'
-        ) from None
+    transformers = _package("transformers", "biomedclip")
+    towers = _package("open_clip.hf_model", "biomedclip")
     weights = folder / BIOMEDCLIP_WEIGHTS
     if not weights.is_file():
         raise InputError(f"BiomedCLIP: there is no {BIOMEDCLIP_WEIGHTS} in {folder}")
-    tokenizer = _local(AutoTokenizer, folder, "")
-    encoder = HFTextEncoder(
+    tokenizer = _local(transformers.AutoTokenizer, folder, "")
+    encoder = towers.HFTextEncoder(
         str(folder), output_dim=512, pooler_type="cls_last_hidden_state_pooler", proj_type="mlp",
         pretrained=False,
     )  # fmt: skip
@@ -140,10 +134,19 @@ def _biomedclip(folder: Path, prompt: str) -> tuple[Tensor, Tensor]:
     return found.last_hidden_state, words["attention_mask"]
 
 
-def _local(kind: object, folder: Path, part: str):  # type: ignore[no-untyped-def]
+def _package(name: str, text: str) -> Any:
+    """An optional package, imported by those who ask for it alone."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = {"open_clip.hf_model": "open_clip_torch"}.get(name, name)
+        raise InputError(f'diffusion.text = "{text}" needs the package {package}') from None
+
+
+def _local(kind: Any, folder: Path, part: str) -> Any:
     """`from_pretrained` out of a folder, or out of its subfolder where there is one."""
     place = folder / part if part and (folder / part).is_dir() else folder
     try:
-        return kind.from_pretrained(str(place), local_files_only=True)  # type: ignore[attr-defined]
+        return kind.from_pretrained(str(place), local_files_only=True)
     except (OSError, ValueError) as error:
         raise InputError(f"text weights {place}: unreadable ({str(error)[:120]})") from None

@@ -100,7 +100,8 @@ def lloyd_step(points: Points, centroids: Centroids) -> Sums:
 
 def nearest(points: Points, centroids: NDArray[np.int32]) -> Labels:
     """(N,) index of the nearest of (k, D) centroids; of equally near ones the first."""
-    return Assignment(points).labels_for(centroids[None])[0]
+    labels: Labels = Assignment(points).labels_for(centroids[None])[0]
+    return labels
 
 
 def sums_of(points: Points, labels: Labels, clusters: int) -> Sums:
@@ -183,9 +184,9 @@ class Assignment:
         part = self.points[rows]
         if len(whole):
             values = block.values(part, whole)
-            for place, restart in enumerate(whole):
+            for place, restart in enumerate(whole.tolist()):
                 self._settle(rows, None, part, restart, values[place], block)
-        for restart in np.flatnonzero((share > 0) & (share <= 0.5)):
+        for restart in np.flatnonzero((share > 0) & (share <= 0.5)).tolist():
             picked = np.flatnonzero(open_RN[restart])
             some = part[picked]
             values = block.values(some, np.array([restart]))

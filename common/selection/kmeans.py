@@ -66,7 +66,8 @@ class Clustering:
     @property
     def result(self) -> NDArray[np.int32]:
         """(k, D) centroids of the best restart."""
-        return self.centroids[self.best]
+        result: NDArray[np.int32] = self.centroids[self.best]
+        return result
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers."""

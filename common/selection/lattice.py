@@ -143,7 +143,7 @@ def to_cells(values: Floats, top: float) -> NDArray[np.int16]:
 
 def cell_values(top: float) -> Floats:
     """(4096,) the middle of each cell of [0, top]."""
-    return (np.arange(CELLS) + 0.5) * (top / CELLS)
+    return (np.arange(CELLS, dtype=np.float64) + 0.5) * (top / CELLS)
 
 
 def histogram(cells: NDArray[np.int16]) -> NDArray[np.int64]:

@@ -120,11 +120,14 @@ def _uncertainty(theta_kN: Floats, kind: Uncertainty) -> Floats:
     if kind == "entropy":
         return _entropy(theta_kN)
     ordered = np.sort(theta_kN, axis=0)
-    if kind == "margin":
-        return ordered[1] - ordered[0]
-    if kind == "span":
-        return ordered[-1] - ordered[0]
-    return np.diff(ordered, axis=0).min(axis=0)
+    found: Floats = (
+        ordered[1] - ordered[0]
+        if kind == "margin"
+        else ordered[-1] - ordered[0]
+        if kind == "span"
+        else np.diff(ordered, axis=0).min(axis=0)
+    )
+    return found
 
 
 def _entropy(theta_kN: Floats) -> Floats:
@@ -135,7 +138,8 @@ def _entropy(theta_kN: Floats) -> Floats:
         share = exp(-own)
         weight += share
         weighted += share * own
-    return np.maximum(log(weight) + weighted / weight, 0.0)
+    entropy: Floats = np.maximum(log(weight) + weighted / weight, 0.0)
+    return entropy
 
 
 @dataclass(frozen=True)
@@ -211,5 +215,5 @@ def _worth(counts: Counts, top: float, combine: Combine, *, turned: bool) -> Flo
     spread = math.sqrt((number * second - first * first) / number**2)
     if not spread:
         return np.zeros(CELLS)
-    z = (np.arange(CELLS) - first / number) / spread
+    z = (np.arange(CELLS, dtype=np.float64) - first / number) / spread
     return -z if turned else z

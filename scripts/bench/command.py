@@ -23,6 +23,8 @@ class Bench(StrEnum):
     step = "step"
     contrastive = "contrastive"
     phantom = "phantom"
+    selection = "selection"
+    reconstruct = "reconstruct"
 
 
 def bench(
@@ -74,10 +76,18 @@ def records_of(name: Bench, repeats: int | None, seed: int) -> Iterable[Record]:
             from scripts.bench import data
 
             return data.bench(seed=seed)
+        case Bench.reconstruct:
+            from scripts.bench import reconstruct
+
+            return reconstruct.run(seed=seed, **given)
         case Bench.phantom:
             from scripts.bench import phantom
 
             return phantom.run(**given)
+        case Bench.selection:
+            from scripts.bench import selection
+
+            return selection.run(seed=seed, **given)
 
 
 def complete(records: Iterable[Record], seed: int) -> Iterator[Record]:

@@ -17,8 +17,10 @@ from common.plan import Selection
 from common.seeds import seed_of
 from common.selection.assignment import Moments, Sums
 from common.selection.kmeans import Clustering, advance, start
+from common.selection.lattice import CELLS
 from server.checkpoint import Traffic
 from server.context import ServerContext, StudyStopped
+from server.exchange import Reply
 from server.steps import ask_sites
 
 Counts = NDArray[np.int64]
@@ -37,8 +39,11 @@ def run(context: ServerContext, selection: Selection) -> None:
 
 def histograms(context: ServerContext, selection: Selection) -> Counts:
     """(2, 4096) pooled images by cell of uncertainty and of distance; `run` done."""
-    state = context.run.read_state(_cells_name(selection))
-    return np.sum([np.array(own, np.int64) for own in state["histograms"].values()], axis=0)
+    pooled = np.zeros((2, CELLS), np.int64)
+    for own in context.run.read_state(_cells_name(selection))["histograms"].values():
+        for row, (cells, images) in zip(pooled, own, strict=True):
+            row[cells] += np.array(images, np.int64)
+    return pooled
 
 
 def embedding(context: ServerContext, selection: Selection) -> dict[str, dict[str, float]]:
@@ -70,6 +75,18 @@ def traffic(context: ServerContext) -> Traffic:
             at["down"] += moved["down"]
             at["up"] += moved["up"]
     return total
+
+
+def counts_of(reply: Reply, selection: Selection, name: str) -> Counts:
+    """A reply's tensor of counts.
+
+    Raises:
+        StudyStopped: If one of them is negative: the site's software is not sound.
+    """
+    counts: Counts = reply.weights[name].numpy()
+    if (counts < 0).any():
+        raise StudyStopped(f"{selection.arm}: {reply.site} sent a negative number of images")
+    return counts
 
 
 def _embedding_name(selection: Selection) -> str:
@@ -150,7 +167,7 @@ def _cluster(context: ServerContext, selection: Selection) -> Clustering:
             key=selection.arm, step="cluster", round_=clustering.iteration + 1,
             weights={"centroids": torch.from_numpy(clustering.centroids)},
         ):  # fmt: skip
-            own = Sums(reply.weights["sums"].numpy(), reply.weights["counts"].numpy())
+            own = Sums(reply.weights["sums"].numpy(), counts_of(reply, selection, "counts"))
             pooled = own if pooled is None else pooled + own
         assert pooled is not None
         clustering = advance(clustering, pooled)
@@ -169,8 +186,9 @@ def _cells(context: ServerContext, selection: Selection, clustering: Clustering)
         context, "query", "score", left, traffic=state["traffic"], key=selection.arm,
         step="cells", weights=weights,
     ):  # fmt: skip
-        state["histograms"][reply.site] = [
-            reply.weights[which].tolist() for which in ("uncertainty", "distance")
+        both = [counts_of(reply, selection, which) for which in ("uncertainty", "distance")]
+        state["histograms"][reply.site] = [  # few of 4096 cells have images
+            [np.flatnonzero(own).tolist(), own[own != 0].tolist()] for own in both
         ]
         context.run.write_state(name, state)
     if not histograms(context, selection).sum():

@@ -8,7 +8,6 @@ images each site has chosen, and how many of these the leading arm has chosen to
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from common.config.arms import BOUND_ARMS
@@ -78,7 +77,7 @@ def _name(selection: Selection) -> str:
 
 
 def _state(context: ServerContext, selection: Selection) -> dict[str, Any]:
-    empty = {"pool": {}, "pointwise": {}, "cut": None, "chosen": {}, "traffic": {}}
+    empty: dict[str, Any] = {"pool": {}, "pointwise": {}, "cut": None, "chosen": {}, "traffic": {}}
     return context.run.read_state(_name(selection)) or empty
 
 
@@ -136,7 +135,7 @@ def _cut(context: ServerContext, selection: Selection, state: dict[str, Any]) ->
     cut = Cut.from_json(state["cut"])
     while not cut.finished:
         counts = {
-            reply.site: np.asarray(reply.weights["counts"].numpy())
+            reply.site: score.counts_of(reply, selection, "counts")
             for reply in ask_sites(
                 context, "query", "select", context.study.targets, traffic=state["traffic"],
                 key=selection.arm, step="cut", round_=cut.round + 1,

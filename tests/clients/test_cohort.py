@@ -15,6 +15,7 @@ from clients.cohort import (
     guarded_step,
     merge_cells,
     merge_clusters,
+    settle,
 )
 from common.errors import InputError
 from common.selection.assignment import Assignment, lloyd_step, sums_of
@@ -46,7 +47,8 @@ def test_the_difference_of_two_sums_is_an_embedding_and_a_cohort_stops_it() -> N
     victim = points[np.flatnonzero(nearest[0] != nearest[1])[0]]
 
     def attack(answers: list[np.ndarray]) -> np.ndarray:
-        return np.abs(answers[0] - answers[1])
+        difference: np.ndarray = np.abs(answers[0] - answers[1])
+        return difference
 
     plain = [lloyd_step(points, centroids).sums[0, 0] for centroids in asked]
     assert attack(plain).tolist() == np.abs(victim).tolist()
@@ -63,7 +65,7 @@ def test_holding_back_one_cluster_of_three_would_not_do() -> None:
     after[:5], after[12:18] = 1, 0
     after[18] = 2
     assert (after[before == 2] == 2).all()
-    assert not far_enough(before, after, 5)
+    assert not far_enough(before[None], after, 5)
     points = points_of(36, 1)
     sums = [sums_of(points, own[None], 3).sums[0] for own in (before, after)]
     # What a server would do with a and b alone, and the whole that it knows anyway:
@@ -91,7 +93,14 @@ def test_far_enough_is_what_trying_all_unions_says(data: st.DataObject) -> None:
     centroids = points[:4].astype(np.int32)
     first, second = (merge_clusters(points, own, centroids, cohort) for own in draws)
     smallest = [len(a ^ b) for a in unions(first) for b in unions(second) if a != b]
-    assert far_enough(first, second, cohort) == (min(smallest) >= cohort)
+    assert far_enough(first[None], second, cohort) == (min(smallest) >= cohort)
+    whole = np.zeros_like(first)
+    known = np.stack([whole, first])
+    settled = settle(points, second, centroids, cohort, known)
+    if settled is not None:
+        assert far_enough(known, settled, cohort)
+        if far_enough(known, second, cohort):
+            assert (settled == second).all()
 
 
 @settings(max_examples=25, deadline=None)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from clients.annotations import LABEL_COLUMNS, WORKLIST_COLUMNS
 from clients.evaluation import TABLE_COLUMNS
 from common import formats
 
@@ -75,3 +76,8 @@ def test_nested_fields_are_named_in_words() -> None:
 
 def test_the_columns_of_the_scores() -> None:
     assert named("scores.csv") == list(TABLE_COLUMNS)
+
+
+def test_the_columns_of_what_experts_are_asked_and_say() -> None:
+    assert named("worklist.csv") == list(WORKLIST_COLUMNS)
+    assert named("labels.csv") == list(LABEL_COLUMNS)

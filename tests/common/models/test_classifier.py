@@ -65,6 +65,16 @@ def test_sharing_leaves_the_last_layer(architecture: str) -> None:
         assert torch.equal(target.features(images()), source.features(images()))
 
 
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "efficientnet_lite0"])
+def test_training_starts_undecided(architecture: str) -> None:
+    """Two classes of a thousand's design: the first loss is about ln 2, not three."""
+    network = made(architecture, side=64).train()
+    with torch.no_grad():
+        logits = network(images(32, side=64))
+    loss = nn.functional.cross_entropy(logits, torch.arange(32) % 2)
+    assert float(loss) == pytest.approx(0.693, abs=0.2)
+
+
 def test_on_the_meta_device_it_costs_nothing() -> None:
     with torch.device("meta"):
         for architecture in (*ARCHITECTURES, "densenet169"):

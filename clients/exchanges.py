@@ -21,13 +21,8 @@ from clients.gate.policy import (
 )
 from common.config.study import Study
 from common.plan import Plan, make_plan
-from common.wire.crossing import Crossing, crossing
+from common.wire.crossing import STEPS, Crossing, crossing
 from common.wire.payload import PayloadError, array_dtype
-
-STEPS = (
-    "", "style", "redraw", "compare", "embed", "cluster", "cells", "rank", "cut", "choose",
-)  # fmt: skip
-"""Steps of the stages that have several."""
 
 
 def messages() -> list[str]:
@@ -43,7 +38,7 @@ def manifest_of(study: Study) -> Manifest:
     exchanges = {}
     for message in messages():
         for key in keys:
-            for step in STEPS:
+            for step in steps_of(message):
                 found = lookup(study, plan, message, key, step)
                 if found is not None:
                     name = exchange_name(message, key, step)
@@ -51,13 +46,28 @@ def manifest_of(study: Study) -> Manifest:
     return Manifest(exchanges=exchanges)
 
 
+def steps_of(message: str) -> tuple[str, ...]:
+    """Steps of a message's stage; the empty one where it has none."""
+    return STEPS.get(message.partition(".")[2], ("",))
+
+
 def lookup(study: Study, plan: Plan, message: str, key: str, step: str) -> Crossing | None:
-    """What a message carries; None where there is none, or a word of it says nothing."""
+    """What a message carries; None where there is none, or its key says nothing."""
+    if message not in messages() or step not in steps_of(message):
+        return None
     found = _crossing(study, plan, message, key, step)
-    for shorter in {("", step), (key, "")} - {(key, step)}:
-        if found is not None and _crossing(study, plan, message, *shorter) == found:
-            return None
+    if found is not None and key and _crossing(study, plan, message, "", step) == found:
+        return None
     return found
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    """Message, key and step of an exchange's name; a lone word is a step where it is one."""
+    message, *rest = name.split(" ")
+    if rest and rest[0] in steps_of(message):
+        rest = ["", *rest]
+    key, step = [*rest, "", ""][:2]
+    return message, key, step
 
 
 def _crossing(study: Study, plan: Plan, message: str, key: str, step: str) -> Crossing | None:
@@ -108,10 +118,8 @@ class Vocabulary(Mapping[str, Exchange]):
         return found
 
     def _make(self, name: str) -> Exchange | None:
-        message, *rest = name.split(" ")
-        # A lone word behind the message is a step where it is one, else a key.
-        key, step = ["", *rest] if rest and rest[0] in STEPS else [*rest, "", ""][:2]
-        if message not in messages() or len(rest) > 2:
+        message, key, step = split_name(name)
+        if exchange_name(message, key, step) != name:
             return None
         found = lookup(self.study, self.plan, message, key, step)
         return None if found is None else exchange_of(found, self.study.wire.dtype)
@@ -123,14 +131,21 @@ class Vocabulary(Mapping[str, Exchange]):
         return len(manifest_of(self.study).exchanges)
 
 
-def simulation_policy(canonical: str, site: str) -> Policy:
+def simulation_policy(canonical: str, site: str, own_parts: tuple[str, ...] = ()) -> Policy:
     """What a simulation judges by: the vocabulary of its own study, and nothing narrower.
 
     Args:
         canonical: The study's canonical JSON, as it crossed.
         site: The site.
+        own_parts: Parts of somebody's own that the site allows; no other may be imported, and
+            knowing what a model's tensors are means importing it.
+
+    Raises:
+        ValueError: If the study is not sound, or names another part.
     """
     study = Study.model_validate_json(canonical)
+    if set(study.own_parts) - set(own_parts):
+        raise ValueError("the study names a part that this site does not allow")
     anything: dict[str, Rule] = {"*": Rule()}
     file = PolicyFile(
         site=site,

@@ -78,9 +78,9 @@ def _answer(message: Message, context: Context, run: Run, site: SiteSettings) ->
         except RefusedError as error:
             return _refuse(book, message, "in", error.code, (error.words,))
         try:
-            policy = policy_of(_text(message), site.name)
-        except ValueError:
-            words = ("the study is not sound",)
+            policy = policy_of(_text(message), site.name, site.own_parts)
+        except ValueError as error:
+            words = (str(error),)
             return _refuse(book, message, "in", REFUSED_INSTRUCTION, words, asked)
         if book.is_new:
             book.policy(policy)

@@ -1,7 +1,7 @@
 """Bench `gate`: a reply of the full-size network through the gate's policy, and the same without.
 
-Both ways pack, serialise, parse and unpack, as engines with processes do. Ours also decodes, hashes,
-judges, holds the update against what came in, writes the ledger, and builds the message anew.
+Both ways pack, serialise, parse and unpack, as engines with processes do. Ours also decodes,
+hashes, judges, holds the update against what came in, writes the ledger, and builds it anew.
 """
 
 import tempfile

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from clients.exchanges import STEPS, manifest_of
+from clients.exchanges import manifest_of, split_name
 from clients.gate import manifest as manifests
 from clients.gate.facts import InstructionFacts, ReplyFacts, TensorFacts
 from clients.gate.manifest import Exchange, Manifest, Tensor
@@ -67,7 +67,7 @@ def check(
 def concerns(study: Study, site: str, name: str, exchange: Exchange) -> bool:
     """Whether a message goes to a site at all, and carries anything."""
     plan = make_plan(study)
-    message, key, _ = _parts(name)
+    message, key, _ = split_name(name)
     if not (exchange.down or exchange.metrics or any(map(_values, exchange.up))):
         return False
     if message.startswith("train."):
@@ -100,7 +100,7 @@ def problems(policy: Policy, study: Study, policy_file: Path) -> Iterator[str]:
     for name, exchange in found.exchanges.items():
         if not concerns(study, file.site, name, exchange):
             continue
-        message, training, step = _parts(name)
+        message, training, step = split_name(name)
         stage = message.partition(".")[2]
         if stage not in file.stages:
             told[f"stage {stage}: the site takes no part in it"] = None
@@ -187,12 +187,3 @@ def _bytes(tensor: Tensor) -> int:
 
 def _values(tensor: Tensor) -> int:
     return math.prod(tensor.shape)
-
-
-def _parts(name: str) -> tuple[str, str, str]:
-    """Message, key and step of an exchange's name."""
-    message, *rest = name.split(" ")
-    if rest and rest[0] in STEPS:
-        rest = ["", *rest]
-    key, step = [*rest, "", ""][:2]
-    return message, key, step

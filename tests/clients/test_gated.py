@@ -25,6 +25,7 @@ from common.wire import gate
 from common.wire.records import ERROR_INPUT
 from server.receipts import Receipts, take_letter
 from tests.clients.gate.world import arrays, instruction, policy, reply_to
+from tests.tiny import tiny
 
 Run = Callable[[Message, Context], Message]
 CONTEXT = Context(1, 2, {"site": "west"}, RecordDict(), {})
@@ -41,7 +42,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_sites(tmp_path / "sites.json", [settings])
     monkeypatch.setenv(SITES_VARIABLE, str(tmp_path / "sites.json"))
     judged: Policy = policy()
-    monkeypatch.setattr(gated, "policy_of", lambda text, name: judged)
+    monkeypatch.setattr(gated, "policy_of", lambda *_: judged)
     return folder
 
 
@@ -156,6 +157,17 @@ def test_an_unsound_study_is_refused_and_not_raised(
     monkeypatch.undo()
     monkeypatch.setenv(SITES_VARIABLE, str(site.parents[1] / "sites.json"))
     assert answer(instruction(), CONTEXT, honest).error.code == gate.REFUSED_INSTRUCTION
+
+
+def test_no_part_is_imported_that_the_site_does_not_allow(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy made from the vocabulary builds the study's model: it must not build just any."""
+    monkeypatch.setattr(gated, "policy_of", gated.simulation_policy)
+    study = tiny(model={"name": "nowhere.at_all:Model", "image_size": 32})
+    asked = instruction(json.loads(study.for_sites().canonical()))
+    assert answer(asked, CONTEXT, honest).error.code == gate.REFUSED_INSTRUCTION
+    assert lines(site)[1]["why"] == ["the study names a part that this site does not allow"]
 
 
 def test_receipts_go_to_and_fro(site: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The one function that judges: what no rule allows is refused, and why is said."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from clients.gate.policy import (
 )
 from clients.gate.policy_file import load_file, load_policy, parse
 from common.errors import InputError
+from common.wire.crossing import STEPS
 from common.wire.gate import (
     REFUSED_COHORT,
     REFUSED_CONTENT,
@@ -349,11 +351,34 @@ def test_a_manifest_does_not_change_with_what_does_not_cross() -> None:
     assert manifest.digest(manifest_of(other)) != manifest.digest(manifest_of(tiny()))
 
 
+def test_the_steps_are_those_that_the_sites_code_and_the_server_know() -> None:
+    """A step that a stage's code asks for and the table lacks would be refused in every study."""
+    root = Path(common.__file__).parents[1]
+    for stage, steps in STEPS.items():
+        words = "".join(
+            path.read_text(encoding="utf-8")
+            for side in ("clients", "server")
+            for path in (root / side / "stages").glob(f"{stage}.py")
+        )
+        asked = set(re.findall(r'step(?:=| == )"(\w+)"', words))
+        assert asked
+        assert asked <= set(steps)
+
+
 def test_a_simulation_judges_by_the_vocabulary_and_no_wider() -> None:
     study = tiny()
     rules = simulation_policy(study.for_sites().canonical(), "east")
     vocabulary = rules.manifests["tiny"].exchanges
     for name, exchange in manifest_of(study).exchanges.items():
         assert vocabulary[name] == exchange
-    for name in ("query.enrol mim/mim", "train.mim", "train.open mim/mim", "query.enrol a b c"):
+    for name in ("query.annotate close", "query.enrol"):
+        assert name in vocabulary
+    for name in (
+        "query.enrol close",
+        "query.annotate open",
+        "query.enrol mim/mim",
+        "train.mim",
+        "train.open mim/mim",
+        "query.enrol a b c",
+    ):
         assert name not in vocabulary

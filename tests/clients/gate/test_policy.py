@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import common
@@ -249,8 +249,14 @@ def test_the_same_arguments_give_the_same_verdict() -> None:
     assert len(judge(policy(), ASKED, bad).why) == 3
 
 
-@given(st.recursive(st.integers() | st.text(), lambda i: st.lists(i) | st.dictionaries(
-    st.text(min_size=1), i)))  # fmt: skip
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.recursive(
+        st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(min_size=1, max_size=5), inner),
+        max_leaves=8,
+    )
+)
 def test_every_value_of_a_study_is_under_some_key(value: Any) -> None:
     words = json.dumps(value)
     found = [leaf for _, leaf in leaves({"top": value}) if leaf is not None]

@@ -9,8 +9,10 @@ from rich.console import Console
 
 from common.errors import InputError
 from scripts import config, data, labels, simulate
+from scripts.audit.command import app as audit
 from scripts.bench.command import bench
 from scripts.compare import compare
+from scripts.gate.command import app as gate
 from scripts.init import init
 from scripts.phantom.command import phantom
 from scripts.report import report
@@ -36,6 +38,8 @@ app.command("bench")(bench)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 app.add_typer(labels.app, name="labels")
+app.add_typer(gate, name="gate")
+app.add_typer(audit, name="audit")
 
 
 def main() -> None:

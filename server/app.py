@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.config.study import Study
 from common.plan import make_plan
+from common.wire.gate import GATE_ERRORS
 from common.wire.payload import PayloadError, check_metrics, payload_bytes
 from common.wire.records import (
     ERRORS,
@@ -26,6 +27,7 @@ from common.wire.records import (
 from server.checkpoint import RunFolder
 from server.context import ServerContext
 from server.exchange import Question, Refusal, Reply
+from server.receipts import Receipts, take_letter
 from server.study import run_study
 from server.tracking import Both, JsonLines, TensorBoard
 
@@ -45,12 +47,16 @@ class GridExchange:
         grid: Flower's.
         study: For the canonical JSON, the deadline and the wire's dtype.
         window: Messages under way at the same time.
+        receipts: Where replies that came through a gate are confirmed.
     """
 
-    def __init__(self, grid: Grid, study: Study, window: int) -> None:
+    def __init__(
+        self, grid: Grid, study: Study, window: int, receipts: Receipts | None = None
+    ) -> None:
         self.grid = grid
         self.study = study
         self.window = max(1, window)
+        self.receipts = receipts
         self.nodes: dict[str, int] = {}
         self.crossing = study.for_sites().canonical()
 
@@ -107,7 +113,7 @@ class GridExchange:
 
     def _push(self, question: Question, content: RecordDict, node: int) -> str:
         message = Message(
-            content,
+            self.receipts.attach(node, content) if self.receipts else content,
             node,
             f"{question.category}.{question.stage}",
             ttl=self.study.federation.deadline_s,
@@ -132,9 +138,13 @@ class GridExchange:
             return Refusal(site, "no reply before the deadline", down)
         if message.has_error():
             code = message.error.code
-            return Refusal(site, f"{ERRORS.get(code, 'it did not answer')} (code {code})", down)
+            words = ERRORS.get(code) or GATE_ERRORS.get(code) or "it did not answer"
+            return Refusal(site, f"{words} (code {code})", down)
         try:
             content = message.content
+            letter = take_letter(content)
+            if letter is not None and self.receipts is not None:
+                self.receipts.give(message.metadata.src_node_id, site, content, letter)
             check_records(content, (WEIGHTS, METRICS))
             weights = unpack_weights(content, question.up, self.study.wire.dtype)
             received: Mapping[str, object] = content.metric_records.get(METRICS, {})
@@ -162,5 +172,6 @@ def main(grid: Grid, context: Context) -> None:
     study = Study.model_validate_json((folder / "study.json").read_text(encoding="utf-8"))
     tracker = Both(JsonLines(folder / "metrics.jsonl"), TensorBoard(folder / "tensorboard"))
     jobs = int(str(context.run_config.get("jobs", 0))) or study.compute.jobs
-    exchange = GridExchange(grid, study, jobs)
-    run_study(ServerContext(study, make_plan(study), RunFolder(folder), exchange, tracker))
+    with Receipts(folder) as receipts:
+        exchange = GridExchange(grid, study, jobs, receipts)
+        run_study(ServerContext(study, make_plan(study), RunFolder(folder), exchange, tracker))

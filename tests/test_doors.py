@@ -164,6 +164,7 @@ sys.exit(1)
         "scripts.cli",
         "server.app",
         "clients.app",
+        "clients.gated",
         "scripts.engines.inprocess",
         "scripts.engines.ray",
     ],

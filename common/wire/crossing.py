@@ -40,6 +40,14 @@ COSINE = MetricSpec("number", -1.0, 1.0)
 POSITIVE = MetricSpec("number", 0.0, UNBOUNDED)
 CLASSIFIED = ("accuracy", "balanced_accuracy", "auroc")
 
+STEPS: Mapping[str, tuple[str, ...]] = {
+    "reconstruct": ("style", "redraw", "compare"),
+    "score": ("embed", "moments", "cluster", "cells"),
+    "select": ("rank", "cut", "choose", "quota"),
+    "annotate": ("", "close"),
+}
+"""The steps of the stages that have any; a gate refuses a message with another."""
+
 
 @dataclass(frozen=True)
 class Crossing:

@@ -25,6 +25,7 @@ class Bench(StrEnum):
     phantom = "phantom"
     selection = "selection"
     reconstruct = "reconstruct"
+    gate = "gate"
 
 
 def bench(
@@ -76,6 +77,10 @@ def records_of(name: Bench, repeats: int | None, seed: int) -> Iterable[Record]:
             from scripts.bench import data
 
             return data.bench(seed=seed)
+        case Bench.gate:
+            from scripts.bench import gate
+
+            return gate.run(seed=seed, **given)
         case Bench.reconstruct:
             from scripts.bench import reconstruct
 

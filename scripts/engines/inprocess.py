@@ -25,7 +25,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from clients.app import SITES_VARIABLE
-from clients.app import app as client_app
+from clients.gated import app as client_app
 from clients.site_list import read_sites
 from server.app import app as server_app
 from server.context import StudyStopped

@@ -33,6 +33,7 @@ from scripts.engines import guard
 from server.context import StudyStopped
 
 CONNECTION = "simulation"
+OPEN_APP, GATED_APP = 'clientapp = "clients.app:app"', 'clientapp = "clients.gated:app"'
 START_S, END_S, POLL_S = 120.0, 60.0, 0.2
 SHORT_PATH = 20
 """Ray's sockets lie 70 characters below the temporary folder, and a socket's path has 107."""
@@ -131,11 +132,18 @@ def stage_app(into: Path) -> None:
     included = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
     into.mkdir()
     shutil.copy(project, into)
+    through_gate(into / project.name)
     for pattern in included["fab-include"]:
         for path in root.glob(pattern):
             target = into / path.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
+
+
+def through_gate(project: Path) -> None:
+    """Have the sites run behind their gates; at a hospital the gate is another process."""
+    text = project.read_text(encoding="utf-8")
+    project.write_text(text.replace(OPEN_APP, GATED_APP), encoding="utf-8")
 
 
 def free_port() -> int:

@@ -1,0 +1,125 @@
+"""A gate's ledger: what its lines say of instructions, replies and refusals (docs/ledger.md)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from clients.gate.facts import InstructionFacts, ReplyFacts
+from clients.gate.policy import Policy
+from common.ledger import Ledger
+from common.ledger_check import read
+from common.ledger_format import LONGEST_LINE, Line
+from common.signing import make_key, read_key
+from common.wire.digest import told
+
+LEDGER_FILE, KEY_FILE = "ledger.jsonl", "ledger.key"
+MOST_WORDS = 20
+"""Reasons that a refusal's line holds; a hostile reply could have very many."""
+
+
+class Book:
+    """The site's ledger, opened to write. Without a key one is made.
+
+    Args:
+        folder: Where ledger and key lie.
+        site: The site's name.
+        mode: "simulation" or "gate": what writes it.
+        wait_s: Seconds to wait for another writer.
+
+    Raises:
+        LedgerError: If it cannot be opened or was changed.
+    """
+
+    def __init__(self, folder: Path, site: str, mode: str, wait_s: float = 0.0) -> None:
+        key_path = folder / KEY_FILE
+        key = read_key(key_path) if key_path.exists() else make_key(key_path)
+        about = {"site": site, "mode": mode}
+        self.ledger = Ledger(folder / LEDGER_FILE, key, about, wait_s=wait_s)
+        self.is_new = self.ledger.last is not None and self.ledger.last.sequence == 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.ledger.close()
+
+    def letter(self, line: Line) -> Mapping[str, str | int]:
+        """What goes beside a reply: the ledger's key, and where it stands."""
+        key = self.ledger.public.hex()
+        return {"key": key, "sequence": line.sequence, "head": line.hash}
+
+    def policy(self, policy: Policy) -> None:
+        """Which policy is in force from here on."""
+        manifests = {name: entry.sha256 for name, entry in policy.file.studies.items()}
+        event = {"kind": "policy", "digest": policy.file.digest, "manifests": manifests}
+        self.ledger.append(event)
+
+    def instruction(self, asked: InstructionFacts) -> Line:
+        """An instruction came in."""
+        weights = {"tensors": len(asked.tensors), "bytes": asked.bytes, "digest": asked.digest}
+        event = {"kind": "instruction", **about(asked), "bundle": asked.bundle, **weights}
+        return self.ledger.append(event)
+
+    def receipt(self, line: str) -> None:
+        """The server confirmed a reply."""
+        self.ledger.append({"kind": "receipt", "line": line[: LONGEST_LINE // 4]})
+
+    def reply(self, asked: InstructionFacts, facts: ReplyFacts, answers: int) -> Line:
+        """A reply (or a site's code) is let out; it may leave when this has returned."""
+        if facts.error:
+            code = {"code": facts.error, "instruction": answers}
+            return self.ledger.append({"kind": "error", **about(asked), **code})
+        return self.ledger.append(
+            {
+                "kind": "reply",
+                **about(asked),
+                "instruction": answers,
+                "tensors": len(facts.tensors),
+                "metrics": told(facts.metrics),
+                "bytes": facts.bytes,
+                "digest": facts.digest,
+            }
+        )
+
+    def refused(
+        self, way: str, code: int, why: Sequence[str], asked: InstructionFacts | None = None
+    ) -> Line:
+        """Something is not let in or out.
+
+        Args:
+            way: "in" or "out".
+            code: Of `common.wire.gate.GATE_ERRORS`.
+            why: Each reason; they stay here.
+            asked: The instruction, where it could be read.
+        """
+        words = [reason[:500] for reason in why[:MOST_WORDS]]
+        event: dict[str, Any] = {"kind": "refused", "way": way, "code": code, "why": words}
+        return self.ledger.append(event | (about(asked) if asked else {}))
+
+    def sent_today(self) -> int:
+        """Bytes that the ledger let out today (UTC)."""
+        assert self.ledger.last is not None
+        today = self.ledger.clock().strftime("%Y-%m-%d")
+        return sum(
+            int(line.event["bytes"])
+            for line in read(self.ledger.path)
+            if line.event["kind"] == "reply" and line.time.startswith(today)
+        )
+
+
+def about(asked: InstructionFacts) -> dict[str, str | int]:
+    """Which message of which study."""
+    return {
+        "study": str(asked.study.get("name", ""))[:100],
+        "study_digest": asked.study_digest,
+        "message": asked.message[:100],
+        "training": asked.training[:200],
+        "step": asked.step[:100],
+        "round": min(abs(asked.round), 2**53 - 1),
+    }

@@ -1,0 +1,141 @@
+"""The site's code behind its gate, in one process: what every engine of a simulation runs.
+
+The same policy function and ledger as at a hospital's door. Here both are in the training's own
+process, so it shows a researcher what a gate would say; it protects from nobody.
+"""
+
+import common.environment  # noqa: F401, I001 - before Flower
+
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from clients import app as site_app
+from clients.exchanges import simulation_policy
+from clients.gate.book import Book
+from clients.gate.facts import InstructionFacts, RefusedError, ReplyFacts
+from clients.gate.payload import (
+    INSTRUCTION,
+    read_instruction,
+    read_reply,
+    without_receipt,
+    write_error,
+    write_reply,
+)
+from clients.gate.policy import Policy, judge
+from clients.settings import SiteSettings
+from common.errors import InputError
+from common.ledger import LedgerError
+from common.wire.gate import REFUSED_INSTRUCTION, UNWRITTEN
+from common.wire.records import ERROR_INPUT
+
+WAIT_S = 60.0
+"""For another worker process that writes the same site's ledger."""
+
+log = logging.getLogger("sonofed.gate")
+Run = Callable[[Message, Context], Message]
+policy_of = lru_cache(maxsize=64)(simulation_policy)
+
+
+class GatedApp(ClientApp):
+    """A ClientApp of which every message passes the gate."""
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Judge the instruction, have the site's code answer it, judge the answer."""
+        return answer(message, context, site_app.app)
+
+
+def answer(message: Message, context: Context, run: Run) -> Message:
+    """One message through the gate, both ways.
+
+    Args:
+        message: The instruction.
+        context: Flower's, with the site's name or settings.
+        run: The site's code.
+
+    Returns:
+        What leaves: the reply written anew, or a code.
+    """
+    try:
+        site = site_app.settings_of(context)
+    except InputError as error:
+        log.error("%s", error)
+        return write_error(message, ERROR_INPUT, "see the site's own log")
+    try:
+        return _answer(message, context, run, site)
+    except (LedgerError, InputError) as error:
+        log.error("%s: %s", site.name, error)
+        return write_error(message, UNWRITTEN, "see the site's own log")
+
+
+def _answer(message: Message, context: Context, run: Run, site: SiteSettings) -> Message:
+    with _open(site) as book:
+        try:
+            asked = read_instruction(message)
+        except RefusedError as error:
+            return _refuse(book, message, "in", error.code, (error.words,))
+        try:
+            policy = policy_of(_text(message), site.name, site.own_parts)
+        except ValueError as error:
+            words = (str(error),)
+            return _refuse(book, message, "in", REFUSED_INSTRUCTION, words, asked)
+        if book.is_new:
+            book.policy(policy)
+        verdict = judge(policy, asked)
+        if not verdict.passes:
+            return _refuse(book, message, "in", verdict.code, verdict.why, asked)
+        below, receipt = without_receipt(message)
+        if receipt:
+            book.receipt(receipt)
+        came = book.instruction(asked)
+    # Training takes its time; the ledger is not held meanwhile.
+    reply = run(below, context)
+    with _open(site) as book:
+        try:
+            facts = read_reply(reply, below if policy.wants_update(asked.stage) else None)
+        except RefusedError as error:
+            return _refuse(book, below, "out", error.code, (error.words,), asked)
+        return _let_out(book, below, reply, policy, asked, facts, came.sequence)
+
+
+def _let_out(
+    book: Book,
+    message: Message,
+    reply: Message,
+    policy: Policy,
+    asked: InstructionFacts,
+    facts: ReplyFacts,
+    came: int,
+) -> Message:
+    verdict = judge(policy, asked, facts)
+    if not verdict.passes:
+        return _refuse(book, message, "out", verdict.code, verdict.why, asked)
+    line = book.reply(asked, facts, came)
+    return write_reply(reply, facts, message, book.letter(line))
+
+
+def _refuse(
+    book: Book,
+    message: Message,
+    way: str,
+    code: int,
+    why: tuple[str, ...],
+    asked: InstructionFacts | None = None,
+) -> Message:
+    line = book.refused(way, code, why, asked)
+    log.error("%s: %s", book.ledger.path, "; ".join(why))
+    return write_error(message, code, f"ledger line {line.sequence}")
+
+
+def _open(site: SiteSettings) -> Book:
+    return Book(site.folder, site.name, "simulation", WAIT_S)
+
+
+def _text(message: Message) -> str:
+    return str(message.content.config_records[INSTRUCTION]["study"])
+
+
+app = GatedApp()

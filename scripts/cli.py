@@ -11,6 +11,7 @@ from common.errors import InputError
 from scripts import config, data, simulate
 from scripts.bench.command import bench
 from scripts.compare import compare
+from scripts.export import export
 from scripts.init import init
 from scripts.phantom.command import phantom
 from scripts.report import report
@@ -30,6 +31,7 @@ app.command("sweep")(sweep)
 app.command("compare")(compare)
 app.command("runs")(runs)
 app.command("report")(report)
+app.command("export")(export)
 app.command("init")(init)
 app.command("phantom")(phantom)
 app.command("bench")(bench)

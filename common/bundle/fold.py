@@ -6,6 +6,7 @@ and a shift that the convolution before it can do. The outputs are the same to r
 
 import copy
 from itertools import pairwise
+from typing import Any
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
@@ -47,11 +48,10 @@ def _fold(module: nn.Module) -> None:
 
 def _plain(conv: StdConv2d | StdConv2dSame) -> nn.Conv2d:
     """The convolution with its standardised weight as plain weight."""
-    kind = Conv2dSame if isinstance(conv, StdConv2dSame) else nn.Conv2d
-    padding = conv.padding if isinstance(conv.padding, str) else tuple(conv.padding)
-    plain = kind(
-        conv.in_channels, conv.out_channels, tuple(conv.kernel_size), stride=tuple(conv.stride),
-        padding=padding, dilation=tuple(conv.dilation), groups=conv.groups,
+    kind: Any = Conv2dSame if isinstance(conv, StdConv2dSame) else nn.Conv2d
+    plain: nn.Conv2d = kind(
+        conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride,
+        padding=conv.padding, dilation=conv.dilation, groups=conv.groups,
         bias=conv.bias is not None,
     )  # fmt: skip
     plain.weight.copy_(_standardised(conv))

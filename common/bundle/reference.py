@@ -90,7 +90,8 @@ def histogram(image_SS: NDArray[np.uint8]) -> Floats:
     counts = np.bincount(image_SS.ravel(), minlength=256).astype(np.float64)
     counts[0] = 0
     total = counts.sum()
-    return counts.reshape(BINS, -1).sum(axis=1) / max(total, 1.0)
+    shares: Floats = counts.reshape(BINS, -1).sum(axis=1) / max(total, 1.0)
+    return shares
 
 
 def grey_distance(a_G: Floats, b_G: Floats) -> float:

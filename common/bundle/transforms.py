@@ -8,7 +8,7 @@ is bilinear on probabilities, so that a mask fits its image to the pixel.
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
+from monai.data.meta_tensor import MetaTensor
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -14,6 +14,7 @@ from scripts.compare import compare
 from scripts.export import export
 from scripts.init import init
 from scripts.phantom.command import phantom
+from scripts.predict import predict
 from scripts.report import report
 from scripts.runs import runs
 from scripts.sweep import sweep
@@ -32,6 +33,7 @@ app.command("compare")(compare)
 app.command("runs")(runs)
 app.command("report")(report)
 app.command("export")(export)
+app.command("predict")(predict)
 app.command("init")(init)
 app.command("phantom")(phantom)
 app.command("bench")(bench)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.export import reference_of
 from scripts.phantom.write import generate
 from scripts.simulate import Engine, run_study_here
 from server.bundle import export as bundles
@@ -53,7 +54,8 @@ def make(place: Path) -> Carried:
     run_study_here(tiny(**STUDY), Engine.inprocess, data, run, resume=False)
     opened = bundles.open_run(run)
     config, ensemble = bundles.assemble(opened)
-    bundles.export(opened, config, ensemble, place / "bundle")
+    reference = reference_of(opened, ensemble)
+    bundles.export(opened, config, ensemble, place / "bundle", reference=reference)
     return Carried(run, data, place / "bundle")
 
 

@@ -125,6 +125,9 @@ def logits_and_feature(member: nn.Module, images_B1SS: Tensor) -> tuple[Tensor, 
     if isinstance(member, TransUNet):
         encoded = member.encode(images_B1SS)
         return member.head(member.decode(encoded)), encoded.tokens_BND.mean(dim=1)
+    own = getattr(member, "logits_and_feature", None)
+    if own is not None:
+        return own(images_B1SS)  # type: ignore[no-any-return]
     return member(images_B1SS), cast(SegmentationModel, member).feature(images_B1SS)
 
 

@@ -12,6 +12,7 @@ from tests.scripts.conftest import Command
 def test_export_says_what_it_wrote(carried: Carried, sonofed: Command, tmp_path: Path) -> None:
     said = sonofed("export", carried.run, "--out", tmp_path / "b", "--no-reference")
     assert said.code == 0, said.err
+    assert files.REFERENCE not in files.verify(tmp_path / "b")
     digest = files.bundle_digest(tmp_path / "b")
     assert f"ensemble of carried, 2 members, digest {digest}" in said.out
     files.verify(tmp_path / "b")
@@ -20,9 +21,16 @@ def test_export_says_what_it_wrote(carried: Carried, sonofed: Command, tmp_path:
 def test_the_same_run_gives_the_same_weights(
     carried: Carried, sonofed: Command, tmp_path: Path
 ) -> None:
-    sonofed("export", carried.run, "--out", tmp_path / "b", "--no-reference")
+    sonofed("export", carried.run, "--out", tmp_path / "b")
     again, first = files.verify(tmp_path / "b"), files.verify(carried.bundle)
-    for name in (files.WEIGHTS, files.ENSEMBLE, files.METADATA, files.FEDERATION, files.CARD):
+    for name in (
+        files.REFERENCE,
+        files.WEIGHTS,
+        files.ENSEMBLE,
+        files.METADATA,
+        files.FEDERATION,
+        files.CARD,
+    ):
         assert again[name] == first[name], name
 
 

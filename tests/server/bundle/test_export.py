@@ -25,7 +25,7 @@ def test_the_folder_is_complete_and_verifies(carried: Carried) -> None:
     named = files.verify(carried.bundle)
     assert set(named) == {
         files.METADATA, files.INFERENCE, files.ENSEMBLE, files.FEDERATION, files.STATE,
-        files.WEIGHTS, files.ONNX, files.CARD, files.LICENSE,
+        files.WEIGHTS, files.ONNX, files.CARD, files.LICENSE, files.REFERENCE,
     }  # fmt: skip
     assert not list(carried.bundle.parent.glob(".*partial"))
 
@@ -144,6 +144,7 @@ def test_weights_that_are_not_those_assembled_are_refused(own_run: Path) -> None
         bundles.assemble(bundles.open_run(own_run))
 
 
+@pytest.mark.slow
 def test_monai_s_own_runner_runs_it(carried: Carried, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -10,8 +10,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from clients.predict.precision import Precision as PrecisionName
 from clients.predict.run import Settings
 from clients.predict.run import predict as run_predict
-from clients.predict.runtimes import RuntimeName
-from clients.predict.writing import MaskFormat as Masks
 from common.plugins import look_in
 from scripts.live import console, say
 
@@ -88,10 +86,10 @@ def predict(
     """
     look_in(parts)
     settings = Settings(
-        runtime=cast(RuntimeName, runtime.value),
+        runtime=runtime.value,
         precision=_precision(precision, runtime, device),
         device=device,
-        masks=cast(Masks, masks.value),
+        masks=masks.value,
         maps=maps,
         overlay=overlay,
         draw_flagged=draw_flagged,
@@ -135,7 +133,7 @@ def predict(
 
 def _precision(asked: Precision | None, runtime: Runtime, device: str) -> PrecisionName:
     if asked is not None:
-        return cast(PrecisionName, asked.value)
+        return asked.value
     import torch
 
     quick = device.startswith("cpu") and "onednn" in torch.backends.quantized.supported_engines

@@ -34,7 +34,8 @@ def full_size(plane_SS: NDArray[Any], height: int, width: int) -> Plane:
     """A plane of the square as (h, w): bilinear, its padding cut off."""
     longer = max(height, width)
     plane = np.ascontiguousarray(plane_SS, dtype=np.float32)
-    return resize(plane, longer)[:height, :width]
+    shown: Plane = resize(plane, longer)[:height, :width]
+    return shown
 
 
 def label_plane(pred_CHW: Plane, threshold: float) -> NDArray[np.uint8]:
@@ -49,7 +50,8 @@ def entropy_confidence(pred: NDArray[Any]) -> Plane:
     q = 1 - p
     with np.errstate(divide="ignore", invalid="ignore"):
         entropy = -np.nan_to_num(p * np.log(p)) - np.nan_to_num(q * np.log(q))
-    return np.clip(1 - entropy / np.float32(np.log(2)), 0.0, 1.0).astype(np.float32)
+    sure: Plane = np.clip(1 - entropy / np.float32(np.log(2)), 0.0, 1.0).astype(np.float32)
+    return sure
 
 
 def segment(pred_CSS: Plane, shot: Shot, threshold: float) -> Segmented:

@@ -63,7 +63,7 @@ class _Autocast(nn.Module):
             return logits_and_feature(self.member, images_B1SS)
 
 
-def _quantised(member: nn.Module) -> nn.Module:
+def _quantised(member: Any) -> Any:
     if not isinstance(member, TransUNet):
         return _int8_linears(member)
     member.encoder.resnet = member.encoder.resnet.to(memory_format=torch.channels_last)
@@ -101,6 +101,7 @@ def _int8_linears(module: nn.Module) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its successor compiles, which takes minutes here
-            return quantize_dynamic(module, {nn.Linear: per_channel_dynamic_qconfig})
+            quantise: Any = quantize_dynamic
+            return quantise(module, {nn.Linear: per_channel_dynamic_qconfig})
     finally:
         torch.backends.quantized.engine = before

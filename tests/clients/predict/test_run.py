@@ -8,7 +8,7 @@ import av
 import nrrd
 import numpy as np
 import pytest
-from monai.bundle import run as run_bundle
+from monai.bundle.scripts import run as run_bundle
 from PIL import Image
 
 from clients.predict.run import Outcome, Settings, predict

@@ -19,6 +19,8 @@ def network(geometry: Geometry) -> TransUNet:
     with torch.no_grad():
         for module in made.modules():
             if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
                 module.running_mean.normal_()
                 module.running_var.uniform_(0.2, 3)
                 module.weight.normal_(1, 0.3)

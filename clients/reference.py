@@ -15,11 +15,12 @@ from common.bundle.reference import (
     COHORT,
     Floats,
     SiteReference,
+    describe,
     feature_distance,
     grey_distance,
-    histogram,
     log_distance,
     mask_confidence,
+    shrunk_covariance,
     spread_of,
 )
 
@@ -41,13 +42,14 @@ def site_reference(data: SiteData, ensemble: Ensemble) -> SiteReference | None:
     if len(rows) < COHORT or len(patients) < COHORT:
         return None
     squares = data.images(rows)
-    grey_NG = np.stack([histogram(square) for square in squares])
+    grey_NG = np.stack([describe(square) for square in squares])
     features_ND, confidence_N = _said(ensemble, squares)
     grey_logs, feature_logs = _held_out(grey_NG, features_ND, data.clusters[rows], patients)
     return SiteReference(
         images=len(rows),
         patients=len(patients),
-        grey_G=tuple(grey_NG.mean(axis=0).tolist()),
+        grey_mean_G=tuple(grey_NG.mean(axis=0).tolist()),
+        grey_covariance_GG=tuple(map(tuple, shrunk_covariance(grey_NG, len(patients)).tolist())),
         grey=spread_of(grey_logs),
         feature_mean_D=tuple(features_ND.mean(axis=0).tolist()),
         feature_sd_D=tuple(features_ND.std(axis=0, ddof=1).tolist()),
@@ -81,8 +83,9 @@ def _held_out(
     for fold in np.unique(fold_N):
         others, own = fold_N != fold, np.flatnonzero(fold_N == fold)
         mean_G = grey_NG[others].mean(axis=0)
+        covariance_GG = shrunk_covariance(grey_NG[others], len(np.unique(clusters_N[others])))
         mean_D, sd_D = features_ND[others].mean(axis=0), features_ND[others].std(axis=0, ddof=1)
         for row in own:
-            grey[row] = log_distance(grey_distance(grey_NG[row], mean_G))
+            grey[row] = log_distance(grey_distance(grey_NG[row], mean_G, covariance_GG))
             feature[row] = log_distance(feature_distance(features_ND[row], mean_D, sd_D))
     return grey, feature

@@ -30,8 +30,8 @@ from common.bundle.ensemble import EnsembleConfig, read_config
 from common.bundle.reference import (
     Distance,
     Reference,
+    describe,
     distance_of,
-    histogram,
     mask_confidence,
     read_reference,
 )
@@ -260,7 +260,7 @@ class _Job:
         sure = entropy_confidence(answer.pred_CSS)
         confidence = mask_confidence(answer.pred_CSS, sure, self.config.infusion.threshold)
         return distance_of(
-            histogram(square), answer.features_D.astype(np.float64), confidence, self.reference
+            describe(square), answer.features_D.astype(np.float64), confidence, self.reference
         )
 
     def _tell(

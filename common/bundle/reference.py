@@ -1,10 +1,10 @@
 """What the sites' training images look like, as aggregates, and how far a new frame lies from it.
 
-Each site gives means and spreads over at least `COHORT` of its images: of the grey-level
-histogram, of the encoders' features, and of the distances that its own held-out patients have to
+Each site gives means and spreads over at least `COHORT` of its images: of thirteen grey-level
+numbers, of the encoders' features, and of the distances that its own held-out patients have to
 them. No number in it belongs to one image.
 
-Legend: G grey bins, D features of all members.
+Legend: G grey-level numbers, D features of all members.
 """
 
 import math
@@ -16,12 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
+from scipy.ndimage import uniform_filter
 
 from common.bundle.files import REFERENCE, VERSION, check_version, read_json
 from common.config.base import Table, option
 from common.errors import InputError
 
-BINS = 32
+GREY = 13
+"""Numbers that describe an image's grey levels; see `describe`."""
+
+SCALES = (1, 2, 4, 8)
+"""Half widths of the smoothings between which texture is measured, in pixels of the square."""
+
 COHORT = 5
 """Fewest images and fewest patients that a site's reference may stand on."""
 
@@ -43,10 +49,13 @@ class SiteReference(Table):
 
     images: int = Field(ge=COHORT, description="behind the numbers")
     patients: int = Field(ge=COHORT, description="behind the numbers (statistics units)")
-    grey_G: tuple[float, ...] = Field(
-        min_length=BINS, max_length=BINS, description="mean histogram of the grey levels above 0"
+    grey_mean_G: tuple[float, ...] = Field(
+        min_length=GREY, max_length=GREY, description="mean of the grey-level numbers"
     )
-    grey: Spread = Field(description="of log distances of held-out patients to the mean histogram")
+    grey_covariance_GG: tuple[tuple[float, ...], ...] = Field(
+        min_length=GREY, max_length=GREY, description="their covariance, shrunk to its diagonal"
+    )
+    grey: Spread = Field(description="of log distances of held-out patients to that mean")
     feature_mean_D: tuple[float, ...] = Field(description="mean of the encoders' features")
     feature_sd_D: tuple[float, ...] = Field(description="their standard deviations")
     feature: Spread = Field(description="of log distances of held-out patients to that mean")
@@ -65,7 +74,7 @@ class Distance:
     """How far a frame lies from the nearest site, in that site's standard deviations of the log.
 
     Attributes:
-        grey: Of the grey-level histogram.
+        grey: Of the grey levels and their texture.
         feature: Of the encoders' features.
         confidence: How far below the least sure site's mean the mask's confidence lies.
     """
@@ -82,21 +91,48 @@ class Distance:
         )
 
 
-def histogram(image_SS: NDArray[np.uint8]) -> Floats:
-    """Shares (G,) of the grey levels above 0; padding and what lies outside the beam is 0.
+def describe(image_SS: NDArray[np.uint8]) -> Floats:
+    """Thirteen numbers (G,) of an image's grey levels, on scales of about 1.
 
-    An image of zeros alone gives zeros.
+    Mean, spread, 10th and 90th percentile of the levels above 0; the share of zeros; the energy of
+    four bands of texture; the mean slope and its direction; how the rows darken with depth. Zeros
+    right and below are padding and stay out. An image of zeros alone gives zeros.
     """
-    counts = np.bincount(image_SS.ravel(), minlength=256).astype(np.float64)
-    counts[0] = 0
-    total = counts.sum()
-    shares: Floats = counts.reshape(BINS, -1).sum(axis=1) / max(total, 1.0)
-    return shares
+    rows, columns = (np.flatnonzero(image_SS.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return np.zeros(GREY)
+    image = image_SS[: rows[-1] + 1, : columns[-1] + 1].astype(np.float64)
+    lit = image[image > 0]
+    low, high = np.percentile(lit, (10, 90))
+    numbers = [lit.mean() / 64, lit.std() / 32, math.log1p(10 * float((image == 0).mean())),
+               low / 64, high / 128]  # fmt: skip
+    finer = image
+    for scale in SCALES:
+        coarser = uniform_filter(finer if scale > 1 else image, 2 * scale + 1, mode="nearest")
+        numbers.append(math.log(float((finer - coarser).std()) + 0.5))
+        finer = coarser
+    down, across = (np.abs(np.diff(image, axis=axis)) for axis in (0, 1))
+    steep_down = float(down.mean()) if down.size else 0.0
+    steep_across = float(across.mean()) if across.size else 0.0
+    numbers += [math.log((steep_down + 0.1) / (steep_across + 0.1)), math.log(steep_down + 0.5)]
+    quarters = [float(part.mean()) if part.size else 0.0 for part in np.array_split(image, 4)]
+    numbers += [(quarters[0] - quarters[3]) / 64, (quarters[1] - quarters[2]) / 64]
+    return np.array(numbers, dtype=np.float64)
 
 
-def grey_distance(a_G: Floats, b_G: Floats) -> float:
-    """Wasserstein-1 distance of two histograms, in grey levels (0..255)."""
-    return float(np.abs(np.cumsum(a_G - b_G)).sum() * (256 / BINS))
+def shrunk_covariance(grey_NG: Floats, patients: int) -> Floats:
+    """Covariance (G, G), drawn to its diagonal the more, the fewer patients stand behind it."""
+    covariance = np.cov(grey_NG.T)
+    own = 0.98 * patients / (patients + GREY)
+    diagonal = np.diag(np.diag(covariance))
+    shrunk: Floats = own * covariance + (1 - own) * diagonal + 1e-4 * np.eye(len(covariance))
+    return shrunk
+
+
+def grey_distance(grey_G: Floats, mean_G: Floats, covariance_GG: Floats) -> float:
+    """Mahalanobis distance, over the root of the number of dimensions."""
+    off = grey_G - mean_G
+    return math.sqrt(float(off @ np.linalg.solve(covariance_GG, off)) / len(off))
 
 
 def feature_distance(feature_D: Floats, mean_D: Floats, sd_D: Floats) -> float:
@@ -123,12 +159,14 @@ def log_distance(value: float) -> float:
 
 
 def distance_of(
-    histogram_G: Floats, feature_D: Floats, confidence: float, reference: Reference
+    grey_G: Floats, feature_D: Floats, confidence: float, reference: Reference
 ) -> Distance:
     """Hold one frame against all sites; the nearest site counts, for each quantity by itself."""
     grey, feature, sure = [], [], []
     for site in reference.sites.values():
-        near = log_distance(grey_distance(histogram_G, np.array(site.grey_G)))
+        near = log_distance(
+            grey_distance(grey_G, np.array(site.grey_mean_G), np.array(site.grey_covariance_GG))
+        )
         grey.append(_beyond(near, site.grey))
         far = feature_distance(
             feature_D, np.array(site.feature_mean_D), np.array(site.feature_sd_D)

@@ -9,11 +9,12 @@ from clients.site_list import read_sites
 from common.bundle import files
 from common.bundle.ensemble import load_ensemble
 from common.bundle.reference import (
+    describe,
     distance_of,
     feature_distance,
     grey_distance,
-    histogram,
     read_reference,
+    shrunk_covariance,
 )
 from common.config.study import Study
 from tests.bundles import Carried
@@ -30,8 +31,8 @@ def test_means_are_those_of_the_training_images_alone(carried: Carried) -> None:
     reference = site_reference(data, load_ensemble(carried.bundle))
     assert reference is not None
     rows = np.concatenate([data.split.train, data.split.val])
-    grey = np.mean([histogram(square) for square in data.images(rows)], axis=0)
-    np.testing.assert_allclose(reference.grey_G, grey)
+    grey = np.mean([describe(square) for square in data.images(rows)], axis=0)
+    np.testing.assert_allclose(reference.grey_mean_G, grey)
     assert reference.images == len(rows) == 18
     assert reference.patients == 6
 
@@ -44,7 +45,7 @@ def test_few_patients_give_nothing(carried: Carried, monkeypatch: pytest.MonkeyP
 
 def test_held_out_means_by_the_plain_way() -> None:
     rng = np.random.default_rng(0)
-    grey, features = rng.dirichlet(np.ones(32), size=9), rng.normal(size=(9, 5))
+    grey, features = rng.normal(size=(9, 4)), rng.normal(size=(9, 5))
     clusters = np.array([3, 3, 5, 5, 7, 7, 9, 9, 9])
     patients = np.unique(clusters)
     near, far = _held_out(grey, features, clusters, patients)
@@ -52,7 +53,7 @@ def test_held_out_means_by_the_plain_way() -> None:
         others = clusters != clusters[row]  # four patients, four folds: one out at a time
         mean, sd = features[others].mean(axis=0), features[others].std(axis=0, ddof=1)
         assert np.exp(near[row]) == pytest.approx(
-            grey_distance(grey[row], grey[others].mean(axis=0))
+            grey_distance(grey[row], grey[others].mean(axis=0), shrunk_covariance(grey[others], 3))
         )
         assert np.exp(far[row]) == pytest.approx(feature_distance(features[row], mean, sd))
 
@@ -69,5 +70,5 @@ def test_the_bundle_carries_both_sites_and_knows_their_images(carried: Carried) 
         with torch.inference_mode():
             said = ensemble.say(torch.from_numpy(square)[None, None].float() / 255)
         feature = said.features_BD[0].double().numpy()
-        near = distance_of(histogram(square), feature, 1.0, reference)
+        near = distance_of(describe(square), feature, 1.0, reference)
         assert "feature" not in near.flags

@@ -66,9 +66,10 @@ class _Autocast(nn.Module):
 def _quantised(member: Any) -> Any:
     if not isinstance(member, TransUNet):
         return _int8_linears(member)
-    member.encoder.resnet = member.encoder.resnet.to(memory_format=torch.channels_last)
-    member.encoder.blocks = _int8_linears(member.encoder.blocks)
-    member.decoder = _Bfloat16Decoder(member.decoder)
+    parts: Any = member
+    parts.encoder.resnet = parts.encoder.resnet.to(memory_format=torch.channels_last)
+    parts.encoder.blocks = _int8_linears(parts.encoder.blocks)
+    parts.decoder = _Bfloat16Decoder(parts.decoder)
     return member
 
 

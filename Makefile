@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread an operation: two under load burn three times the CPU.
 export OMP_NUM_THREADS := 1
 
-.PHONY: install demo test test-slow clean
+.PHONY: install demo demo-al test test-slow clean
 
 install: .venv/installed
 
@@ -16,6 +16,9 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/sonofed simulate configs/demo.toml --resume
+
+demo-al: install
+	$(BIN)/sonofed simulate configs/demo_al.toml --resume
 
 test: install
 	$(BIN)/ruff check .

@@ -17,36 +17,44 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from pydantic import ValidationError
 
+from clients.memorisation import ReleaseRefused
 from clients.request import Request, Result
 from clients.settings import SiteSettings
 from clients.site_list import read_sites
-from clients.stages import adapt, contrastive, enrol, evaluate, finetune, mim
+from clients.stages import (
+    adapt,
+    annotate,
+    classify,
+    contrastive,
+    diffusion,
+    enrol,
+    evaluate,
+    finetune,
+    mim,
+    reconstruct,
+    score,
+    select,
+    source_classifier,
+    sphere,
+)
 from common.config.study import Study
 from common.errors import InputError
 from common.plan import Plan, make_plan
 from common.seeds import deterministic, seed_of
+from common.wire.crossing import Crossing, crossing
 from common.wire.payload import PayloadError, check_metrics
 from common.wire.records import (
     ERROR_FAILED,
     ERROR_INPUT,
     ERROR_MEMORY,
     ERROR_REFUSED,
+    ERROR_RELEASE,
     INSTRUCTION,
     WEIGHTS,
     Instruction,
     check_records,
     pack,
     unpack_weights,
-)
-from common.wire.vocabulary import (
-    ENROL,
-    MetricSpec,
-    TensorSpec,
-    evaluation_metrics,
-    member_tensors,
-    training_metrics,
-    training_tensors,
-    validation_metrics,
 )
 
 SITES_VARIABLE = "SONOFED_SITES"
@@ -76,7 +84,7 @@ def answer(message: Message, context: Context, run: Stage) -> Message:
     site: SiteSettings | None = None
     try:
         site = settings_of(context)
-        request, specs, metrics, complete = read(message, site)
+        request, found = read(message, site)
         study = request.study
         seed = seed_of(study.seed, request.target, site.name, request.round, "global")
         with deterministic(seed, study.compute.threads):
@@ -84,9 +92,9 @@ def answer(message: Message, context: Context, run: Stage) -> Message:
         try:
             content = pack(
                 weights=result.weights,
-                specs=specs if result.weights is not None else (),
+                specs=found.up if result.weights is not None else (),
                 wire_dtype=study.wire.dtype,
-                metrics=check_metrics(dict(result.metrics), metrics, complete=complete),
+                metrics=check_metrics(dict(result.metrics), found.metrics, complete=found.complete),
             )
         except PayloadError as error:
             # A loss that is no number, for one: the instruction was sound, the training was not.
@@ -96,19 +104,19 @@ def answer(message: Message, context: Context, run: Stage) -> Message:
         return _refuse(message, site, ERROR_INPUT, "\n".join(error.problems))
     except PayloadError as error:
         return _refuse(message, site, ERROR_REFUSED, str(error))
+    except ReleaseRefused as error:
+        return _refuse(message, site, ERROR_RELEASE, str(error))
     except Exception as error:
         if _out_of_memory(error):
             return _refuse(message, site, ERROR_MEMORY, _memory_advice(message))
         return _refuse(message, site, ERROR_FAILED, traceback.format_exc())
 
 
-def read(
-    message: Message, site: SiteSettings
-) -> tuple[Request, tuple[TensorSpec, ...], dict[str, MetricSpec], bool]:
+def read(message: Message, site: SiteSettings) -> tuple[Request, Crossing]:
     """Turn a message into a request.
 
     Returns:
-        The request; the tensors that may go back; the scalars that may; whether all of them must.
+        The request, and what may go back.
 
     Raises:
         PayloadError: If the instruction or its weights are not what the vocabulary says.
@@ -135,35 +143,16 @@ def read(
     if study.sites.get(site.name) is None or study.sites[site.name].role != site.role:
         raise PayloadError("instruction: this site has another role in the study, or none")
     key = instruction.training
-    incoming: tuple[TensorSpec, ...] = ()
-    outgoing: tuple[TensorSpec, ...] = ()
-    metrics: dict[str, MetricSpec] = {}
-    complete = True
-    if stage == "enrol":
-        metrics = dict(ENROL)
-    elif stage == "evaluate":
-        if key:
-            if key not in plan.predictors:
-                raise PayloadError("instruction: no such member")
-            incoming = member_tensors(study, plan, key)
-        else:
-            metrics, complete = dict(evaluation_metrics(study, plan)), False
-    else:
-        training = plan.trainings.get(key)
-        if training is None or training.stage != stage:
-            raise PayloadError("instruction: no such training")
+    found = crossing(study, plan, category, stage, key, instruction.step)
+    training = plan.trainings.get(key)
+    if training is not None and training.stage == stage:
         if not 1 <= instruction.round <= training.settings.rounds:
             raise PayloadError("instruction: no such round")
         if category == "train" and site.name not in training.participants:
             raise PayloadError("instruction: this site takes no part in that training")
-        incoming = training_tensors(study, training)
-        if category == "train":
-            outgoing, metrics = incoming, dict(training_metrics(training))
-        else:
-            metrics = dict(validation_metrics())
-    weights = unpack_weights(content, incoming, study.wire.dtype)
-    request = Request(site, study, plan, stage, key, instruction.round, weights)
-    return request, outgoing, metrics, complete
+    weights = unpack_weights(content, found.down, study.wire.dtype)
+    request = Request(site, study, plan, stage, key, instruction.round, weights, instruction.step)
+    return request, found
 
 
 @lru_cache(maxsize=8)
@@ -233,3 +222,14 @@ for _stage in ("finetune_mim", "finetune_contrastive", "lower", "upper"):
 register(app.train, "adapt", adapt.run)
 register(app.evaluate, "adapt", adapt.check)
 register(app.evaluate, "evaluate", evaluate.run)
+register(app.train, "source_classifier", source_classifier.run)
+register(app.evaluate, "source_classifier", source_classifier.check)
+register(app.train, "diffusion", diffusion.run)
+register(app.query, "reconstruct", reconstruct.run)
+register(app.train, "sphere", sphere.run)
+register(app.query, "score", score.run)
+register(app.query, "select", select.run)
+register(app.query, "annotate", annotate.run)
+register(app.train, "classify", classify.run)
+register(app.evaluate, "classify", classify.evaluate)
+register(app.train, "finetune_selected", finetune.run)

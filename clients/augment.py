@@ -1,4 +1,4 @@
-"""Augmentation, batched on the device: two views for contrast, one strong view for segmentation.
+"""Augmentation, batched on the device: views for contrast, segmentation and classification.
 
 Shapes: B images, C channels, H = W pixels. All randomness comes from the generator that is given.
 """
@@ -103,3 +103,30 @@ def segmentation_view(
     brightness = _uniform(count, 0.75, 1.25, generator)
     contrast = _uniform(count, 0.75, 1.25, generator)
     return _contrast(images, brightness, contrast), maps
+
+
+def classification_view(
+    images_BCHW: Tensor, generator: Generator, *, degrees: float = 15.0
+) -> Tensor:
+    """One random view of each image: horizontal flip and rotation (P2 3).
+
+    P2 gives no angle; a probe is rarely held further off than the default. What comes in from
+    outside is 0, as the padding is.
+
+    Args:
+        images_BCHW: (B, 1, H, W) in [0, 1].
+        generator: On the CPU.
+        degrees: Rotation at most, to either side.
+
+    Returns:
+        (B, 1, H, W) in [0, 1].
+    """
+    count = len(images_BCHW)
+    limit = math.radians(degrees)
+    angle = _uniform(count, -limit, limit, generator)
+    flip = (_uniform(count, 0, 1, generator) < 0.5).float() * -2 + 1
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 0, 1] = angle.cos() * flip, -angle.sin()
+    theta[:, 1, 0], theta[:, 1, 1] = angle.sin() * flip, angle.cos()
+    # Interpolation of values in [0, 1] can leave it by a rounding error.
+    return _warp(images_BCHW, theta, "bilinear").clamp(0, 1)

@@ -105,7 +105,7 @@ def embed(case: Case, key: str) -> Markup:
     """
     height, width = case.image_HW.shape
     return Markup(
-        f'<image id="{key}" width="{width}" height="{height}" href="{_png(case.image_HW)}"/>'
+        f'<image id="{key}" width="{width}" height="{height}" href="{png(case.image_HW)}"/>'
     )
 
 
@@ -155,7 +155,7 @@ def color_map(map_CHW: NDArray[Any], *, name: str, alt: str) -> Markup:
     return Markup(
         f'<svg class="picture" role="img" aria-label="{Markup.escape(alt)}" '
         f'viewBox="0 0 {width} {height}"><image width="{width}" height="{height}" '
-        f'href="{_png(rgb)}"/></svg>'
+        f'href="{png(rgb)}"/></svg>'
     )
 
 
@@ -166,7 +166,8 @@ def ramp(name: str) -> str:
     return f"linear-gradient(to right, {', '.join(stops)})"
 
 
-def _png(pixels: NDArray[np.uint8]) -> str:
+def png(pixels: NDArray[np.uint8]) -> str:
+    """An image, grey or RGB, as a URL that holds it."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

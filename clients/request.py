@@ -7,7 +7,7 @@ from torch import Tensor
 
 from clients.settings import SiteSettings
 from common.config.study import Study
-from common.plan import Plan, Training
+from common.plan import Plan, Selection, Training
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Request:
         stage: The stage.
         target: Key of the training or member that is meant; empty where none is.
         round: From 1.
-        weights: The incoming weights, empty where none came.
+        weights: The incoming weights (or other tensors), empty where none came.
+        step: Of a stage that has several kinds of message; empty elsewhere.
     """
 
     site: SiteSettings
@@ -31,16 +32,22 @@ class Request:
     target: str = ""
     round: int = 1
     weights: Mapping[str, Tensor] = field(default_factory=dict)
+    step: str = ""
 
     @property
     def training(self) -> Training:
         """The training that is meant."""
         return self.plan.trainings[self.target]
 
+    @property
+    def selection(self) -> Selection:
+        """The selection that is meant."""
+        return self.plan.selections[self.target]
+
 
 @dataclass(frozen=True)
 class Result:
-    """What goes back: scalars, and weights where the stage trains."""
+    """What goes back: scalars, and weights (or sums, counts, histograms) where there are any."""
 
     metrics: Mapping[str, float | int]
     weights: Mapping[str, Tensor] | None = None

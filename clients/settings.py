@@ -21,6 +21,17 @@ class SiteSettings(BaseModel):
     data_root: Path = Field(description="Folder that relative data folders start from.")
     folder: Path = Field(description="The site's own folder in the run; it stays at the site.")
     cache: Path = Field(description="Folder of the decoded image cache; may serve many studies.")
+    weights: dict[Literal["diffusion", "text", "lpips"], Path] = Field(
+        default={},
+        description="Local folders with published weights that a study may ask for; no path of "
+        "them crosses, and nothing is ever downloaded.",
+    )
+    min_cohort: int = Field(
+        default=0,
+        ge=0,
+        description="Images that any number of the selection must stand for; the study's own "
+        "`score.min_cohort` counts where it is larger.",
+    )
     own_parts: tuple[str, ...] = Field(
         default=(),
         description="Parts 'package.module:name' that a study may name here; no other is imported.",
@@ -30,3 +41,7 @@ class SiteSettings(BaseModel):
     def data_folder(self) -> Path:
         """The folder that holds this site's index.csv."""
         return self.data_root / self.data.folder
+
+    def __hash__(self) -> int:
+        """By content, so that a site's data are opened once in a process."""
+        return hash(self.model_dump_json())

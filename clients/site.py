@@ -12,6 +12,10 @@ from common.config.study import Study
 from common.errors import InputError
 from common.plan import Training
 
+POOL_STAGES = ("mim", "contrastive", "adapt", "reconstruct", "sphere", "score", "select")
+LABELS_TOLD = 5
+"""Wrong labels of a site that are told one by one."""
+
 
 def open_site(site: SiteSettings, study: Study) -> SiteData:
     """The site's rows, split and cached images at the study's size.
@@ -41,8 +45,10 @@ def check_batches(
     unmasked = not data.has_mask[data.split.val].any()
     if unmasked and site.role == "source" and any(t.stage == "adapt" for t in trainings):
         problems.append(f"site {site.name}: no validation image has a mask (stage adapt)")
+    if any(t.stage in ("source_classifier", "classify") for t in trainings):
+        problems += label_problems(data, site, study)
     for training in trainings:
-        if site.name not in training.participants:
+        if site.name not in training.participants or training.selection:
             continue
         batch = training.settings.batch or study.compute.batch
         have = len(training_rows(data, training.stage))
@@ -66,6 +72,33 @@ def check_batches(
         raise InputError(list(dict.fromkeys(problems)))
 
 
+def label_problems(data: SiteData, site: SiteSettings, study: Study) -> list[str]:
+    """What is wrong with a site's labels: at a source all of them, else those of the test images.
+
+    A target's labels are read here on behalf of the evaluation, which alone will see them.
+    """
+    known = study.labels
+    rows = np.arange(len(data)) if site.role == "source" else data.split.test
+    labels = data.labels(rows, stage="evaluate")
+    problems = [
+        f"site {site.name}: image {data.rows[row].id!r} has the label {label!r}, which is none of "
+        f"{', '.join(known)}; leave it out with [sites.{site.name}] where, or name it in `labels`"
+        for row, label in zip(rows, labels, strict=True)
+        if label not in known
+    ][:LABELS_TOLD]
+    if problems or site.role != "source":
+        return problems
+    for part in ("train", "val"):
+        found = set(data.labels(getattr(data.split, part), stage="source_classifier"))
+        problems += [
+            f"site {site.name}: no {part} image is {label!r}, so no classifier can be "
+            f"{'trained' if part == 'train' else 'chosen'} (stage source_classifier)"
+            for label in known
+            if label not in found
+        ]
+    return problems
+
+
 def judged_rows(data: SiteData) -> NDArray[np.int64]:
     """Test rows that the arms are scored on: those with a mask, or all where none has one.
 
@@ -77,7 +110,10 @@ def judged_rows(data: SiteData) -> NDArray[np.int64]:
 
 
 def training_rows(data: SiteData, stage: str) -> NDArray[np.int64]:
-    """Rows a stage trains on. Self-supervision needs no labels, so all but the test rows serve."""
-    if stage in ("mim", "contrastive", "adapt"):
+    """Rows a stage trains on. Self-supervision needs no labels, so all but the test rows serve.
+
+    They are also the pool that images are selected from.
+    """
+    if stage in POOL_STAGES:
         return np.sort(np.concatenate([data.split.train, data.split.val]))
     return data.split.train

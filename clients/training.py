@@ -1,5 +1,6 @@
 """The local loop: seeded batches, a fresh optimiser each round, a schedule over all rounds."""
 
+import itertools
 import math
 import time
 from collections import deque
@@ -67,16 +68,16 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Rounds) -> torc
             )
 
 
-def rate_factor(settings: Rounds, epoch: float) -> float:
+def rate_factor(settings: Rounds, done: float) -> float:
     """Factor on the learning rate at a point of the whole run.
 
     Args:
         settings: The stage's table.
-        epoch: Epochs done since the first round began, with a fraction.
+        done: Rounds done since the first began, with a fraction.
     """
     if settings.schedule == "constant":
         return 1.0
-    return 0.5 * (1 + math.cos(math.pi * epoch / (settings.rounds * settings.epochs)))
+    return 0.5 * (1 + math.cos(math.pi * done / settings.rounds))
 
 
 def batches(
@@ -155,17 +156,21 @@ def run_epochs(
     """
     keep_freed_memory()
     settings, study = request.training.settings, request.study
-    batch = settings.batch or study.compute.batch
+    # Selected images may be fewer than a batch; every other stage has been checked for one.
+    batch = min(settings.batch or study.compute.batch, len(rows))
     per_epoch = len(rows) // batch
+    steps = settings.steps or settings.epochs * per_epoch
     progress = Progress(len(rows), len(np.unique(data.clusters[rows])))
-    for epoch in range(settings.epochs):
+    epochs = math.ceil(steps / per_epoch)
+    for epoch in range(epochs):
         network.train()
         began = time.monotonic()
         seed = seed_of(study.seed, request.target, request.site.name, request.round, epoch)
         losses = []
         drawn = batches(rows, batch, np.random.default_rng(seed))
+        drawn = itertools.islice(drawn, steps - epoch * per_epoch)
         for index, chosen in enumerate(read_ahead(data, drawn, study.compute.workers)):
-            done = (request.round - 1) * settings.epochs + epoch + index / per_epoch
+            done = request.round - 1 + (epoch * per_epoch + index) / steps
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * rate_factor(settings, done)
             optimizer.zero_grad(set_to_none=True)
@@ -174,7 +179,7 @@ def run_epochs(
             if after_step is not None:
                 after_step()
         progress.epoch_losses.append(float(np.mean(losses)))
-        write_epoch(request, epoch, progress.epoch_losses[-1], time.monotonic() - began)
+        write_epoch(request, epoch, epochs, progress.epoch_losses[-1], time.monotonic() - began)
         if after_epoch is not None:
             after_epoch(epoch, progress.epoch_losses[-1])
     return progress
@@ -231,7 +236,8 @@ def proximal_of(request: Request, network: nn.Module) -> Proximal | None:
 
 def to_unit(images_NHW: NDArray[np.uint8], device: str) -> Tensor:
     """(N, H, W) bytes to (N, 1, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images_NHW)).to(device).unsqueeze(1).float() / 255
+    own = np.require(images_NHW, requirements=("C", "W"))  # torch wants memory it could write to
+    return torch.from_numpy(own).to(device).unsqueeze(1).float() / 255
 
 
 def draws(request: Request, purpose: str) -> torch.Generator:
@@ -241,13 +247,14 @@ def draws(request: Request, purpose: str) -> torch.Generator:
     )
 
 
-def write_epoch(request: Request, epoch: int, loss: float, seconds: float) -> None:
+def write_epoch(request: Request, epoch: int, epochs: int, loss: float, seconds: float) -> None:
     """Append one line to the site's own `epochs.jsonl` (it stays at the site)."""
     line = {
         "training": request.target,
         "stage": request.stage,
         "round": request.round,
         "epoch": epoch + 1,
+        "epochs": epochs,
         "loss": loss,
         "seconds": round(seconds, 3),
     }

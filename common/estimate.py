@@ -17,7 +17,7 @@ Under autocast the activations are smaller than this; the estimate stays an uppe
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from common.config.stages import Finetune
 from common.config.study import Study
-from common.models.branches import network_of
+from common.models.branches import SELECTION_STAGES, network_of
 from common.plan import Plan, Training
+from common.wire.crossing import crossing
 from common.wire.payload import payload_bytes
 from common.wire.vocabulary import member_tensors, training_tensors
 
@@ -39,6 +40,9 @@ WORKSPACE = 1.5
 
 STATES = {"adamw": 2, "adam": 2, "sgd": 1}
 """Numbers that an optimiser keeps for each parameter."""
+
+KEEPING = ("adapt", "source_classifier", "diffusion")
+"""Stages beside the fine-tunings that hold a second copy: a teacher, the best epoch, an average."""
 
 MESSAGE_COPIES = 3
 """Of the payload: as it came, as tensors, as it goes back."""
@@ -79,7 +83,8 @@ def training_memory(study: Study, training: Training) -> Memory:
     states = STATES[settings.optimizer]
     if settings.optimizer == "sgd" and settings.momentum == 0:
         states = 0
-    kept = shape.weights if isinstance(settings, Finetune) or training.stage == "adapt" else 0
+    keeps = isinstance(settings, Finetune) or training.stage in KEEPING
+    kept = shape.weights if keeps else 0
     anchor = shape.gradients if study.federation.aggregation == "fedprox" else 0
     return Memory(
         shape.parameters,
@@ -161,6 +166,43 @@ def evaluation_traffic(study: Study, plan: Plan) -> Bytes:
     return moved
 
 
+CUTS = 6
+"""Rounds of counts that a cut through the scores takes at most, about."""
+
+
+def selection_traffic(study: Study, plan: Plan) -> Bytes:
+    """Serialised tensor bytes of the stages that choose images and judge the classifiers, by site.
+
+    An upper bound: k-means runs all its iterations here.
+    """
+    moved: Bytes = {site: {"down": 0, "up": 0} for site in study.sites}
+
+    def add(sites: Iterable[str], times: int, *what: str) -> None:
+        category, stage, key, step = (*what, "", "")[:4]
+        found = crossing(study, plan, category, stage, key, step)
+        for site in sites:
+            moved[site]["down"] += times * payload_bytes(found.down, study.wire.dtype)
+            moved[site]["up"] += times * payload_bytes(found.up, study.wire.dtype)
+
+    if plan.reconstructing:
+        add(study.sources, 1, "query", "reconstruct", "", "style")
+        for step in ("redraw", "compare"):
+            add(study.sites, 1, "query", "reconstruct", "", step)
+    for arm, selection in plan.selections.items():
+        if selection.strategy == "dual":
+            add(study.targets, 1, "query", "score", arm, "embed")
+            add(study.targets, 1, "query", "score", arm, "moments")
+            add(study.targets, selection.settings.iterations, "query", "score", arm, "cluster")
+            add(study.targets, 1, "query", "score", arm, "cells")
+        for step, times in (("rank", 1), ("cut", CUTS), ("choose", 1)):
+            add(study.targets, times, "query", "select", arm, step)
+    for cell in plan.cells:
+        add(study.targets, 1, "evaluate", "classify", cell)
+    if plan.cells:
+        add(study.targets, 1, "evaluate", "classify")
+    return moved
+
+
 def steps(study: Study, training: Training, rows: Mapping[str, int]) -> dict[str, int]:
     """Optimiser steps of a whole training, by site.
 
@@ -172,7 +214,7 @@ def steps(study: Study, training: Training, rows: Mapping[str, int]) -> dict[str
     settings = training.settings
     batch = settings.batch or study.compute.batch
     return {
-        site: rows[site] // batch * settings.epochs * settings.rounds
+        site: (settings.steps or rows[site] // batch * settings.epochs) * settings.rounds
         for site in training.participants
         if site in rows
     }
@@ -190,6 +232,8 @@ class _Shape:
 
 def _alike(study: Study, training: Training) -> Training:
     """One training for all whose network has the same shape, so that each shape is built once."""
+    if training.stage in SELECTION_STAGES:
+        return Training("", training.stage, training.settings, (), (), 0, training.architecture)
     stage = training.stage if training.stage in ("mim", "contrastive", "adapt") else "lower"
     members = ("",) * len(training.start) if stage == "adapt" else ()
     return Training("", stage, study.lower, (), members)
@@ -227,11 +271,12 @@ def _activations(study: Study, images: int, network: nn.Module) -> int | None:
         return tensor
 
     network.train()
-    # An adaptation's members share one graph.
+    # An adaptation's members share one graph. A network whose step is more than its forward pass
+    # offers `rehearse`.
     members = network if isinstance(network, nn.ModuleList) else [network]
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            graphs = [member(images_BCHW) for member in members]
+            graphs = [getattr(member, "rehearse", member)(images_BCHW) for member in members]
     except (NotImplementedError, RuntimeError):  # somebody's own model
         if study.model.name is None:
             raise

@@ -34,6 +34,15 @@ class TrainingPlan(Line):
     participants: list[str]
 
 
+class SelectionPlan(Line):
+    """One arm of the study event that selects images."""
+
+    arm: str
+    strategy: str
+    budget: Literal["pooled", "per_site"]
+    budgets: list[float] = Field(description="shares of the pool")
+
+
 class StudyEvent(Line):
     """The first line: what is about to run."""
 
@@ -44,6 +53,8 @@ class StudyEvent(Line):
     sites: dict[str, Role]
     arms: list[str]
     trainings: list[TrainingPlan]
+    selections: list[SelectionPlan] = Field(default=[], description="arms that select images")
+    cells: list[str] = Field(default=[], description="classifiers: <arm>/<budget>/<architecture>")
     synthetic: bool = Field(description="whether any site's images are the phantom's")
     time: float | str = Field(description="seconds since 1970 or ISO 8601, UTC")
 
@@ -132,6 +143,31 @@ class PredictEvent(Line):
     time: float | str
 
 
+class StepEvent(Line):
+    """One site's answer in one step of a stage that chooses images."""
+
+    event: Literal["step"]
+    stage: str
+    key: str = Field(default="", description="the selection or classifier that is meant")
+    step: str = ""
+    round: int = Field(default=1, ge=1)
+    site: str
+    bytes_down: int = Field(ge=0)
+    bytes_up: int = Field(ge=0)
+    seconds: float
+    metrics: dict[str, float] = {}
+    time: float | str
+
+
+class WaitingEvent(Line):
+    """The study waits for experts; told when a number changes."""
+
+    event: Literal["waiting"]
+    stage: str
+    sites: dict[str, str] = Field(description='site to "annotated of wanted"')
+    time: float | str
+
+
 class EndEvent(Line):
     """The last line."""
 
@@ -150,6 +186,8 @@ Event = (
     | AssembleEvent
     | PredictEvent
     | EvaluateEvent
+    | StepEvent
+    | WaitingEvent
     | EndEvent
 )
 
@@ -162,6 +200,8 @@ EVENTS = (
     AssembleEvent,
     PredictEvent,
     EvaluateEvent,
+    StepEvent,
+    WaitingEvent,
     EndEvent,
 )
 
@@ -173,6 +213,7 @@ class EpochLine(Line):
     stage: str
     round: int = Field(ge=1)
     epoch: int = Field(ge=1, description="within the round")
+    epochs: int | None = Field(default=None, description="how many the round has")
     loss: float
     val_loss: float | None = None
     seconds: float
@@ -269,6 +310,80 @@ class Traffic(Part):
     total_bytes: int
 
 
+class Interval(Part):
+    """A number over all target sites, from sums and histograms, or a mean over them."""
+
+    mean: float
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+
+class CellResult(Part):
+    """A classifier after an arm's selection at a budget, on the targets' test images (P2 Table 2).
+
+    Metrics are accuracy, balanced_accuracy and auroc.
+    """
+
+    arm: str
+    budget: float = Field(ge=0, le=1, description="share of the pool that was annotated")
+    architecture: str
+    sites: dict[str, dict[str, Summary]] = Field(description="site to metric")
+    pooled: dict[str, Interval] = Field(
+        description="metric: over all test images, from counts and 256-cell histograms; the "
+        "interval from the sites' bootstrap variances"
+    )
+    versus: dict[str, PairedResult] = Field(
+        default={}, description="correctness, the leading arm minus this one, by site"
+    )
+    difference: float | None = Field(default=None, description="mean of these over the sites")
+    p: float | None = Field(default=None, description="Stouffer over them, weights sqrt(n)")
+    p_holm: float | None = Field(
+        default=None, description="Holm over the other arms, within budget and architecture"
+    )
+
+
+class SelectedResult(Part):
+    """What an arm chose."""
+
+    arm: str
+    strategy: str
+    words: str = Field(description="how it chose over the sites")
+    pool: dict[str, int] = Field(description="images by site")
+    selected: dict[str, dict[str, int]] = Field(description="budget in percent to site to images")
+    overlap: dict[str, float] = Field(
+        default={}, description="budget to the share of the leading arm's choice that it chose too"
+    )
+    embedding: dict[str, dict[str, float]] = Field(
+        default={}, description="site to mean_angle (radians) and effective_rank"
+    )
+
+
+class ReconstructionResult(Part):
+    """P2 Tables 1 and 4 and Fig. 1: numbers and histograms of one site."""
+
+    role: Role
+    images: int
+    metrics: dict[str, float]
+    similarity: dict[str, list[int]] = Field(
+        description="before, after (a source: before): counts over 64 cells of [-1, 1]"
+    )
+    grey: dict[str, list[int]] = Field(description="before, after: counts of the 256 grey levels")
+
+
+class SelectionResults(Part):
+    """The second half of a study."""
+
+    main: str = Field(description="the selecting arm compared against each other")
+    labels: list[str]
+    test: dict[str, dict[str, int]] = Field(description="site to label to test images")
+    cells: list[CellResult]
+    selected: list[SelectedResult]
+    reconstruction: dict[str, ReconstructionResult] = {}
+    memorisation: dict[str, float] = Field(
+        default={}, description="features, correlation: shares; samples; threshold"
+    )
+
+
 class Results(Part):
     """results.json."""
 
@@ -278,9 +393,12 @@ class Results(Part):
     seed: int
     synthetic: bool
     machine: dict[str, str | int | float | bool | None]
-    main: str = Field(description="the arm compared against each other")
+    main: str = Field(description="the segmenting arm compared against each other, or empty")
     arms: dict[str, ArmResult]
     comparisons: list[Comparison]
+    selection: SelectionResults | None = Field(
+        default=None, description="what the sites chose and what the classifiers gained"
+    )
     traffic: Traffic
     notes: list[str]
 

@@ -39,7 +39,13 @@ def _checks(study: Study) -> Iterator[Callable[[], None]]:
         yield lambda: _check_model(study)
     losses = {
         getattr(study, stage).loss: f"{stage}.loss"
-        for stage in ("upper", "lower", "finetune_contrastive", "finetune_mim")
+        for stage in (
+            "finetune_selected",
+            "upper",
+            "lower",
+            "finetune_contrastive",
+            "finetune_mim",
+        )
     }
     for name, key in losses.items():
         if ":" in name:

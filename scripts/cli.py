@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from common.errors import InputError
-from scripts import config, data, simulate
+from scripts import config, data, labels, simulate
 from scripts.bench.command import bench
 from scripts.compare import compare
 from scripts.export import export
@@ -39,6 +39,7 @@ app.command("phantom")(phantom)
 app.command("bench")(bench)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
+app.add_typer(labels.app, name="labels")
 
 
 def main() -> None:

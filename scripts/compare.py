@@ -26,6 +26,14 @@ from scripts.compare_runs import (
     load_run,
     spreads,
 )
+from scripts.compare_selection import (
+    Sheet,
+    against_first,
+    numbers_of,
+    selection_spreads,
+    selection_tests,
+    sheets,
+)
 from scripts.live import console, say, show
 from scripts.run_folders import find_runs, status_of
 
@@ -53,21 +61,24 @@ def compare(
     """Mean and spread over seeds for every arm, site and metric; tests; differences of config.
 
     Runs that differ in their seed alone are one configuration. In each, the study's first arm is
-    tested against every other; several configurations are tested against the first one given.
+    tested against every other; several configurations are tested against the first one given. What
+    classifiers gained by selected images is shown as tables of budgets, arms and architectures.
     """
     if md and as_csv:
         raise InputError("--md and --csv: choose one")
     finished, left_out = _finished(runs)
     configurations = group(finished)
-    rows = table_rows(configurations, metric)
+    rows = [*table_rows(configurations, metric), *selection_rows(configurations, metric)]
     if metric and not rows:
         known = dict.fromkeys(key[2] for run in finished for key in run.numbers)
+        known |= dict.fromkeys(p.metric for run in finished for p in numbers_of(run.results))
         raise InputError(f"--metric {', '.join(metric)}: the runs have {', '.join(known)}")
     if as_csv:
         console.print(_csv(rows), end="", markup=False)
         return
     say_ = _markdown_lines if md else _terminal_lines
-    say_(finished, left_out, configurations, rows)
+    # The second half has tables of its own shape.
+    say_(finished, left_out, configurations, [row for row in rows if row["budget"] is None], metric)
 
 
 def table_rows(
@@ -94,6 +105,26 @@ def table_rows(
     return rows
 
 
+def selection_rows(
+    configurations: Sequence[Configuration], metrics: Sequence[str] | None = None
+) -> list[dict[str, object]]:
+    """One row for every classifier (and average), site and metric."""
+    rows = []
+    for place, configuration in enumerate(configurations):
+        tests = selection_tests(configuration)
+        between = against_first(configurations[0], configuration) if place else {}
+        for key, found in selection_spreads(configuration).items():
+            if metrics and key.metric not in metrics:
+                continue
+            tested = [(tests.get(key), "arm"), (between.get(key), "configuration")]
+            rows += [
+                _row(configuration.label, key.arm, key.site, key.metric, found, test, kind)
+                | {"budget": key.budget, "architecture": key.architecture}
+                for test, kind in [pair for pair in tested if pair[0]] or [(None, "arm")]
+            ]
+    return rows
+
+
 def _against_first(tests: Sequence[Tested], configuration: Configuration) -> Tested | None:
     start = f"[{configuration.label}] - "
     return next((test for test in tests if test.what.startswith(start)), None)
@@ -105,6 +136,8 @@ def _row(
     return {
         "configuration": label,
         "arm": arm,
+        "budget": None,
+        "architecture": None,
         "site": site,
         "metric": metric,
         "mean": found.mean,
@@ -180,6 +213,8 @@ def _facts(runs: Sequence[Run], left_out: Sequence[str]) -> list[str]:
         lines.append("Untrained runs are among them: their numbers mean nothing.")
     if any(run.results.synthetic for run in runs):
         lines.append("Synthetic images (phantom): no evidence about patients or devices.")
+    if any(run.results.selection for run in runs):
+        lines.append("The p values of the tables by budget are not adjusted for their number.")
     machines = {tuple(sorted((k, str(v)) for k, v in r.results.machine.items())) for r in runs}
     if len(machines) > 1:
         lines.append("The runs come from different machines or libraries.")
@@ -198,6 +233,7 @@ def _terminal_lines(
     left_out: Sequence[str],
     configurations: Sequence[Configuration],
     rows: Sequence[dict[str, object]],
+    metrics: Sequence[str] | None,
 ) -> None:
     for line in _facts(runs, left_out):
         say(line)
@@ -212,6 +248,30 @@ def _terminal_lines(
         for told_row in cells:
             table.add_row(*map(escape, told_row))
         show(table)
+    for sheet in _sheets(configurations, metrics):
+        table = Table(title=escape(sheet.title), title_justify="left")
+        for n, name in enumerate(sheet.head):
+            table.add_column(name, justify="left" if n < 2 else "right", overflow="fold")
+        for told_row in _merged(sheet):
+            table.add_row(*map(escape, told_row))
+        show(table)
+
+
+def _merged(sheet: Sheet) -> list[list[str]]:
+    """Its rows; a budget is named in the first of its rows alone."""
+    seen = [row[0] for row in sheet.rows]
+    return [
+        ["" if n and seen[n - 1] == row[0] else row[0], *row[1:]]
+        for n, row in enumerate(sheet.rows)
+    ]
+
+
+def _sheets(configurations: Sequence[Configuration], metrics: Sequence[str] | None) -> list[Sheet]:
+    return [
+        sheet
+        for place, configuration in enumerate(configurations)
+        for sheet in sheets(configuration, metrics, configurations[0] if place else None)
+    ]
 
 
 def _markdown_lines(
@@ -219,6 +279,7 @@ def _markdown_lines(
     left_out: Sequence[str],
     configurations: Sequence[Configuration],
     rows: Sequence[dict[str, object]],
+    metrics: Sequence[str] | None,
 ) -> None:
     for line in _facts(runs, left_out):
         say(line + "\n")
@@ -233,6 +294,13 @@ def _markdown_lines(
         say("| " + " | ".join(head) + " |")
         say("|" + "---|" * len(head))
         for told_row in cells:
+            say("| " + " | ".join(cell.replace("|", "\\|") for cell in told_row) + " |")
+        say("")
+    for sheet in _sheets(configurations, metrics):
+        say(f"**{sheet.title}**\n")
+        say("| " + " | ".join(sheet.head) + " |")
+        say("|" + "---|" * len(sheet.head))
+        for told_row in _merged(sheet):
             say("| " + " | ".join(cell.replace("|", "\\|") for cell in told_row) + " |")
         say("")
     say("Runs: " + ", ".join(f"{r.folder} (seed {r.seed})" for r in runs))

@@ -149,7 +149,7 @@ def group(runs: Sequence[Run]) -> list[Configuration]:
         other = of_key.get(run.seed)
         if other is None:
             of_key[run.seed] = run
-        elif other.numbers != run.numbers:
+        elif (other.numbers, other.results.selection) != (run.numbers, run.results.selection):
             problems.append(
                 f"{run.folder}: the same study and seed as {other.folder}, with other numbers; "
                 "compare one of them"

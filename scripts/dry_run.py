@@ -1,5 +1,6 @@
 """`sonofed simulate --dry-run`: every stage on the meta device; nothing is read but manifests."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from clients.data.manifest import Row, read_manifest
 from clients.data.split import Split, split_rows
+from clients.site import POOL_STAGES
 from common.config.data import SplitConfig
 from common.config.study import Phantom, Site, Study
 from common.errors import InputError
@@ -17,6 +19,7 @@ from common.estimate import (
     evaluation_traffic,
     fitting_jobs,
     micro_batch,
+    selection_traffic,
     server_memory,
     steps,
     training_memory,
@@ -28,19 +31,31 @@ from scripts.machine import memory_for, on_card
 from scripts.phantom.probes import PROBES
 from scripts.phantom.write import patient_name
 
-PRETRAINING = ("mim", "contrastive", "adapt")
+UNMASKED = ("source_classifier", "diffusion")
+"""Stages that train on the training images whether they have masks or not."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Images of a site that a stage can train on."""
+    """Images of a site that a stage can train on.
 
-    self_supervised: int
-    supervised: int
+    Attributes:
+        pool: All but the test images: for self-supervision, and to select from.
+        train: The training images.
+        masked: Those of them with a mask.
+    """
 
-    def of(self, stage: str) -> int:
-        """Images that a stage trains on."""
-        return self.self_supervised if stage in PRETRAINING else self.supervised
+    pool: int
+    train: int
+    masked: int
+
+    def of(self, training: Training) -> int:
+        """Images that a training has at this site; of a selection, as if it fell evenly."""
+        if training.selection:
+            return math.ceil(training.budget * self.pool)
+        if training.stage in POOL_STAGES:
+            return self.pool
+        return self.train if training.stage in UNMASKED else self.masked
 
 
 @dataclass(frozen=True)
@@ -66,13 +81,20 @@ def dry_run(study: Study, data_root: Path) -> None:
     counts, absent = site_counts(study, data_root)
     lines = [describe(study, training, counts) for training in plan.trainings.values()]
     show(_table(study, lines))
-    evaluation = evaluation_traffic(study, plan)
-    total = sum(moved(line.traffic) for line in lines) + moved(evaluation)
+    evaluation, selection = evaluation_traffic(study, plan), selection_traffic(study, plan)
+    total = sum(moved(part) for part in (*(line.traffic for line in lines), evaluation, selection))
     sites = {
-        site: sum(_of_site(part, site) for part in (*(x.traffic for x in lines), evaluation))
+        site: sum(
+            _of_site(part, site) for part in (*(x.traffic for x in lines), evaluation, selection)
+        )
         for site in study.sites
     }
-    say(f"evaluation: {len(plan.predictors)} members, {moved(evaluation) / 1e6:,.1f} MB to move")
+    if plan.arms:
+        say(
+            f"evaluation: {len(plan.predictors)} members, {moved(evaluation) / 1e6:,.1f} MB to move"
+        )
+    if plan.selections or plan.cells:
+        say(_selection_words(study, plan, counts, moved(selection)))
     each = ", ".join(f"{site} {number / 1e6:,.1f}" for site, number in sites.items())
     say(f"MB to move in all: {total / 1e6:,.1f} ({each})")
     for line in _memory_words(study, plan):
@@ -81,10 +103,21 @@ def dry_run(study: Study, data_root: Path) -> None:
         say(f"{site}: steps are unknown: {why}")
 
 
+def _selection_words(study: Study, plan: Plan, counts: Mapping[str, Counts], bytes_: int) -> str:
+    """What is chosen from, by whom, and how many classifiers are judged."""
+    known = [counts[site].pool for site in study.targets if site in counts]
+    pool = f"{sum(known):,} images" if len(known) == len(study.targets) else "unknown images"
+    redrawn = f", each redrawn in {study.reconstruct.steps} steps" if plan.reconstructing else ""
+    return (
+        f"selection: a pool of {pool}{redrawn}, {len(plan.selections)} selections, "
+        f"{len(plan.cells)} classifiers to judge, at most {bytes_ / 1e6:,.1f} MB to move"
+    )
+
+
 def describe(study: Study, training: Training, counts: Mapping[str, Counts]) -> Line:
     """One training's line."""
     memory = training_memory(study, training)
-    rows = {site: count.of(training.stage) for site, count in counts.items()}
+    rows = {site: count.of(training) for site, count in counts.items()}
     return Line(
         training,
         memory.parameters,
@@ -110,7 +143,8 @@ def site_counts(study: Study, data_root: Path) -> tuple[dict[str, Counts], dict[
             absent[name] = error.problems[0]
             continue
         masked = np.array([row.mask is not None for row in rows], dtype=bool)
-        counts[name] = Counts(len(split.train) + len(split.val), int(masked[split.train].sum()))
+        train = len(split.train)
+        counts[name] = Counts(train + len(split.val), train, int(masked[split.train].sum()))
     return counts, absent
 
 
@@ -159,8 +193,9 @@ def _of_site(traffic: Bytes, site: str) -> int:
 
 def _table(study: Study, lines: list[Line]) -> Table:
     table = Table(
-        title=f"{study.name} · seed {study.seed} · {study.model.preset} at "
-        f"{study.model.image_size} px · digest {study.digest[:8]}",
+        title=f"{study.name} · seed {study.seed} · "
+        + (f"{study.model.preset} at " if study.segmentation_arms else "")
+        + f"{study.model.image_size} px · digest {study.digest[:8]}",
         title_justify="left",
     )
     left = ("training", "sites")
@@ -174,23 +209,46 @@ def _table(study: Study, lines: list[Line]) -> Table:
             overflow="fold",
             no_wrap=name in ("parameters", "memory GB"),
         )
-    for line in lines:
+    for number, line in _grouped(lines):
         training = line.training
         batch = training.settings.batch or study.compute.batch
         micro = micro_batch(study, training)
         views = 2 * batch if training.stage == "contrastive" else batch
         table.add_row(
-            training.key,
+            training.key if number == 1 else f"{number} x .../{'/'.join(_tail(training))}",
             ", ".join(training.participants),
             f"{line.parameters:,}",
             f"{line.memory / 1e9:.1f}" + ("+?" if line.activations is None else ""),
-            f"{training.settings.rounds} x {training.settings.epochs}",
+            f"{training.settings.rounds} x "
+            + (
+                f"{training.settings.steps} steps"
+                if training.settings.steps
+                else str(training.settings.epochs)
+            ),
             str(batch) if micro >= views else f"{batch} ({micro} at once)",
             _steps(line),
             f"{max(map(sum, (w.values() for w in line.traffic.values()))) / 1e6:,.1f}",
-            f"{moved(line.traffic) / 1e6:,.1f}",
+            f"{number * moved(line.traffic) / 1e6:,.1f}",
         )
     return table
+
+
+def _tail(training: Training) -> list[str]:
+    """Of a training on selected images, its key without arm and budget."""
+    parts = training.key.split("/")
+    return parts[1:] if training.stage == "finetune_selected" else parts[2:]
+
+
+def _grouped(lines: list[Line]) -> list[tuple[int, Line]]:
+    """Trainings on selected images that differ in arm and budget only are one line, the largest."""
+    found: dict[str, tuple[int, Line]] = {}
+    for line in lines:
+        training = line.training
+        key = "/".join(_tail(training)) if training.selection else training.key
+        number, largest = found.get(key, (0, line))
+        larger = sum(line.steps.values()) > sum(largest.steps.values())
+        found[key] = (number + 1, line if larger else largest)
+    return list(found.values())
 
 
 def _steps(line: Line) -> str:

@@ -96,7 +96,7 @@ class Live:
 
     def __init__(self, folder: Path, study: Study) -> None:
         self.study = study
-        self.progress = Progress(make_plan(study))
+        self.progress = Progress(make_plan(study), denoising=study.reconstruct.steps)
         self.events = Tail(folder / "metrics.jsonl")
         self.epochs = {site: Tail(folder / "sites" / site / "epochs.jsonl") for site in study.sites}
         self.done = threading.Event()
@@ -149,11 +149,15 @@ class Live:
     def _show(self, event: dict[str, Any], row: Row | None) -> None:
         """Tell one event: in a line of its own, or in the table."""
         kind = event["event"]
-        if kind in ("reply", "predict") and row is not None:
+        if kind in ("reply", "predict", "step") and row is not None:
             if self.table is None:
                 self._tell(row, event)
+        elif kind == "waiting":
+            places = ", ".join(f"{site} {words}" for site, words in event["sites"].items())
+            self._line(f"waiting for {event['stage']}: {places}")
         elif kind == "round" and event["val_loss"] is not None:
-            self._line(f"{event['training']} round {event['round']}: validation DiceBCE "
+            what = "cross-entropy" if event["stage"] == "source_classifier" else "DiceBCE"
+            self._line(f"{event['training']} round {event['round']}: validation {what} "
                        f"{event['val_loss']:.4f}")  # fmt: skip
         elif kind == "refused":
             self._line(f"{event['training']} round {event['round']}: {event['site']} refused: "
@@ -168,7 +172,7 @@ class Live:
 
     def _tell(self, row: Row, event: dict[str, Any]) -> None:
         moved = (event["bytes_down"] + event.get("bytes_up", 0)) / 1e6
-        what = row.training if event["event"] == "reply" else f"evaluate {event['member']}"
+        what = f"evaluate {event['member']}" if event["event"] == "predict" else row.training
         numbers = [f"{what:<36}", f"{row.site:<14}"]
         if event["event"] == "reply":
             numbers += [f"round {row.round}/{row.rounds}", f"loss {event['loss']:.4f}"]

@@ -9,17 +9,20 @@ from contextlib import contextmanager
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from clients.data.site import SiteData
 from clients.settings import SiteSettings
-from clients.site import check_batches
+from clients.site import check_batches, training_rows
+from clients.strategies.registry import check_strategy
 from common.config.compare import differences, told
 from common.config.data import DataSpec
 from common.config.study import Phantom, Study
 from common.errors import InputError
 from common.estimate import payload
+from common.own_parts import check_own_parts
 from common.plan import Plan, make_plan
 from scripts.live import Steps
 from scripts.phantom.write import generate
@@ -164,9 +167,60 @@ def site_settings(
             folder=(folder / "sites" / name).resolve(),
             cache=cache.resolve(),
             own_parts=study.own_parts,
+            weights=_weights(study),
         )
         for name, site in study.sites.items()
     ]
+
+
+def _weights(study: Study) -> dict[Literal["diffusion", "text", "lpips"], Path]:
+    """Local folders with published weights; in a simulation they are the same for all sites."""
+    named: dict[Literal["diffusion", "text", "lpips"], str] = {
+        "diffusion": study.diffusion.weights,
+        "text": study.diffusion.text_weights,
+        "lpips": study.reconstruct.lpips_weights,
+    }
+    return {what: Path(path).resolve() for what, path in named.items() if path}
+
+
+def check_weights(study: Study) -> None:
+    """Published weights that a study names must be on this machine's disk.
+
+    Raises:
+        InputError: With every key whose file or folder is not there.
+    """
+    files = {
+        f"source_classifier.weights.{name}": path
+        for name, path in study.source_classifier.weights.items()
+    }
+    folders = {
+        "diffusion.weights": study.diffusion.weights,
+        "diffusion.text_weights": study.diffusion.text_weights,
+        "reconstruct.lpips_weights": study.reconstruct.lpips_weights,
+    }
+    problems = [f"{key}: {path}: no such file" for key, path in files.items()
+                if not Path(path).is_file()]  # fmt: skip
+    problems += [f"{key}: {path}: no such folder" for key, path in folders.items()
+                 if path and not Path(path).is_dir()]  # fmt: skip
+    if problems and study.selection_arms:
+        raise InputError(problems)
+
+
+def check_parts(study: Study) -> None:
+    """Hold somebody's own parts, their strategies too, to what they promise.
+
+    Raises:
+        InputError: With every part that is not there, or not what docs/extending.md says.
+    """
+    problems: list[str] = []
+    own = [partial(check_strategy, arm) for arm in study.selection_arms if ":" in arm]
+    for check in (partial(check_own_parts, study), *own):
+        try:
+            check()
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
 
 
 def check_sites(study: Study, sites: list[SiteSettings], steps: Steps) -> None:
@@ -179,7 +233,9 @@ def check_sites(study: Study, sites: list[SiteSettings], steps: Steps) -> None:
         InputError: With the problems of all sites at once.
     """
     problems: list[str] = []
-    trainings = list(make_plan(study).trainings.values())
+    plan = make_plan(study)
+    trainings = list(plan.trainings.values())
+    pool = 0
     for site in sites:
         with steps.step(f"reading {site.name}") as progress:
             try:
@@ -191,6 +247,7 @@ def check_sites(study: Study, sites: list[SiteSettings], steps: Steps) -> None:
                     progress=progress,
                 )
                 problems += _problems_of(partial(check_batches, data, site, study, trainings))
+                pool += len(training_rows(data, "select")) if site.role == "target" else 0
                 masked = np.flatnonzero(data.has_mask)[:1]
                 if len(masked) and not study.representation:
                     problems += _problems_of(partial(data.masks, masked, stage="evaluate"))
@@ -198,6 +255,13 @@ def check_sites(study: Study, sites: list[SiteSettings], steps: Steps) -> None:
                     problems.append(f"site {site.name}: no test image; raise [split] test")
             except InputError as error:
                 problems += error.problems
+    if not problems:
+        problems = [
+            f"{selection.arm}: {selection.settings.clusters} clusters are more than the {pool} "
+            "images to select from; lower score.clusters"
+            for selection in plan.selections.values()
+            if selection.strategy == "dual" and selection.settings.clusters > pool
+        ]
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
 

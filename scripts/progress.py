@@ -7,8 +7,17 @@ from typing import Any
 
 from common.plan import Plan, Training
 
-COST = {"mim": 1.0, "contrastive": 1.4, "adapt": 3.5}
+COST = {
+    "mim": 1.0, "contrastive": 1.4, "adapt": 3.5,
+    "source_classifier": 0.5, "diffusion": 2.5, "sphere": 2.0, "classify": 0.5,
+}  # fmt: skip
 """Time of one image in a stage, where it differs from a fine-tuning's (measured roughly)."""
+
+REDRAW = 1.0
+"""One step of denoising one image, relative to one image of fine-tuning."""
+
+STEP = 16
+"""Images of a step where a stage names none."""
 
 PREDICT = 0.1
 """One member's predictions at one site, relative to an epoch of fine-tuning there."""
@@ -38,6 +47,7 @@ class Progress:
     Args:
         plan: What will run.
         clock: Seconds; for tests.
+        denoising: Steps in which an image is redrawn.
 
     Attributes:
         rows: By (site, training), the last one to change at the end.
@@ -47,6 +57,7 @@ class Progress:
 
     plan: Plan
     clock: Callable[[], float] = time.monotonic
+    denoising: int = 20
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
     moved: int = 0
     images: dict[str, int] = field(default_factory=dict)
@@ -56,6 +67,8 @@ class Progress:
         self._replied: dict[tuple[str, str], set[int]] = {}
         self._ended: set[str] = set()
         self._predicted: set[tuple[str, str]] = set()
+        self._redrawn: set[str] = set()
+        self._judged: set[tuple[str, str]] = set()
         self._before = 0.0
 
     def begin(self) -> None:
@@ -83,6 +96,8 @@ class Progress:
                 self.moved += event["bytes_down"]
                 self._predicted.add((event["member"], event["site"]))
                 return self._predicted_one(event)
+            case "step":
+                return self._step(event)
         return None
 
     def take_epoch(self, site: str, line: Mapping[str, Any]) -> Row | None:
@@ -91,7 +106,8 @@ class Progress:
         if training is None or line["round"] in self._rounds(training.key, site):
             return None
         row = self._row(site, training.key, line["round"])
-        row.epoch, row.epochs, row.loss = line["epoch"], training.settings.epochs, line["loss"]
+        row.epoch, row.loss = line["epoch"], line["loss"]
+        row.epochs = line.get("epochs", training.settings.epochs)
         row.done = False
         return row
 
@@ -104,6 +120,21 @@ class Progress:
         row.loss, row.bytes, row.seconds = event["loss"], row.bytes + moved, event["seconds"]
         row.epoch = row.epochs
         row.done = event["round"] >= event["rounds"]
+        return row
+
+    def _step(self, event: Mapping[str, Any]) -> Row:
+        """The steps of a stage that chooses images are one row a site."""
+        site, stage, step = event["site"], event["stage"], event["step"]
+        moved = event["bytes_down"] + event["bytes_up"]
+        self.moved += moved
+        if step == "redraw":
+            self._redrawn.add(site)
+        if stage == "classify" and event["key"]:
+            self._judged.add((event["key"], site))
+        row = self._row(site, " ".join(part for part in (stage, event["key"], step) if part),
+                        event["round"])  # fmt: skip
+        row.rounds, row.done = event["round"], True
+        row.bytes, row.seconds = row.bytes + moved, event["seconds"]
         return row
 
     def _predicted_one(self, event: Mapping[str, Any]) -> Row:
@@ -131,16 +162,24 @@ class Progress:
 
     def _size(self, training: Training, site: str) -> float:
         """Work of one round at one site, in thousands of images of a fine-tuning."""
-        images = self.images.get(site, 100)
-        return COST.get(training.stage, 1.0) * training.settings.epochs * images / 1000
+        settings = training.settings
+        images = self.images.get(site, 100) * (training.budget or 1)
+        seen = settings.steps * (settings.batch or STEP) if settings.steps else None
+        return COST.get(training.stage, 1.0) * (seen or settings.epochs * images) / 1000
+
+    def _redraw(self, site: str) -> float:
+        """Work of redrawing a site's pool."""
+        return REDRAW * self.denoising * self.images.get(site, 100) / 1000
 
     def total_work(self) -> float:
-        """All rounds of all trainings, and the evaluation."""
+        """All rounds of all trainings, what is redrawn, and the evaluation."""
         trained = sum(
             self._size(training, site) * training.settings.rounds
             for training in self.plan.trainings.values()
             for site in training.participants
         )
+        if self.plan.reconstructing:
+            trained += sum(self._redraw(site) for site in self.images)
         return trained + PREDICT * sum(
             self.images.get(site, 100) / 1000
             for sites in self.plan.predictors.values()
@@ -159,6 +198,7 @@ class Progress:
                 if row and row.epochs and not over and row.round not in rounds:
                     done += row.epoch / row.epochs
                 work += self._size(training, site) * done
+        work += sum(self._redraw(site) for site in self._redrawn)
         return work + PREDICT * sum(
             self.images.get(site, 100) / 1000 for _, site in self._predicted
         )
@@ -169,6 +209,8 @@ class Progress:
             return True
         order = list(self.plan.trainings)
         later = set(order[order.index(training.key) + 1 :])
+        if training.selection or training.stage == "sphere":
+            return bool(self._judged)
         return bool(self._predicted) or any(key in later for key, _ in self._replied)
 
     @property

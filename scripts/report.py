@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clients.request import Request
+from clients.selection_page import write_selection_page
 from clients.site import open_site
 from clients.site_list import read_sites
 from clients.site_page import write_page
@@ -52,8 +53,14 @@ def write_site_pages(run: Path) -> list[str]:
         return []
     plan = make_plan(study)
     scored = (RunFolder(run).read_state("evaluate") or {}).get("scored", {})
+    judged = (RunFolder(run).read_state("classify") or {}).get("scored", {})
     lines = []
     for site in read_sites(listed):
+        if site.name in judged:
+            path = write_selection_page(Request(site, study, plan, "classify"))
+            lines.append(f"{site.name}: {path or 'the study wants no pictures'}")
+        if not plan.arms:
+            continue
         if site.name not in scored or not (site.folder / "scores.csv").exists():
             lines.append(f"{site.name}: not scored yet")
             continue

@@ -34,12 +34,16 @@ from clients.settings import SiteSettings
 from clients.site import open_site
 from common.config.stages import Finetune
 from common.config.study import Study
+from common.models.branches import SELECTION_STAGES
 from common.plan import Plan, Training
 from server.checkpoint import RunFolder, write_json
 from server.study import describe
 from server.tracking import JsonLines
 
 LABELLED = ("finetune_mim", "finetune_contrastive", "lower", "upper")
+UNSHARED = (*SELECTION_STAGES, "finetune_selected")
+"""They depend on what lies in the sites' own folders: classifiers, reconstructions, worklists."""
+
 CODE_FOLDERS = (common, clients, server)
 Identities = dict[str, str]
 """Key of a training to its identity; a training that nothing can be said about is missing."""
@@ -63,6 +67,8 @@ def write_identities(
     common_part = _common(study)
     identities: Identities = {}
     for key, training in plan.trainings.items():
+        if training.stage in UNSHARED:
+            continue
         record = run.checkpoint(key).load(key)
         file = identity_file(folder, key)
         written = _read(file).get("sha256")

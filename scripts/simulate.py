@@ -11,7 +11,6 @@ from clients.site_list import write_sites
 from common.config.load import load_study
 from common.config.study import Study
 from common.estimate import fitting_jobs
-from common.own_parts import check_own_parts
 from common.plan import Plan, make_plan
 from common.plugins import look_in
 from scripts import prepare
@@ -89,7 +88,7 @@ def simulate(
     study = load_study(study_file, override or [])
     root = data_root or Path("data")
     if dry_run:
-        check_own_parts(study)
+        prepare.check_parts(study)
         show_dry_run(study, root)
         return
     smoke_run = smoke_study(study, root) if smoke else None
@@ -139,7 +138,8 @@ def run_study_here(
         InputError: Before anything runs or is written, with every problem of every site.
         StudyStopped: If the study cannot go on; why has been said.
     """
-    check_own_parts(study)
+    prepare.check_parts(study)
+    prepare.check_weights(study)
     folder = out or Path("runs") / f"{study.name}-{study.digest[:8]}"
     stand = prepare.look_at(folder, study, resume)
     if stand is prepare.Stand.FINISHED:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from clients.data.manifest import MANIFEST, Row
 from clients.data.split import Split
+from common.config.base import Table
 from common.config.data import DataSpec
 from common.config.stages import Rounds
 from common.config.study import Phantom, Site, Study
@@ -27,6 +28,7 @@ from scripts.phantom.probes import PROBES
 
 STAGES = (
     "mim", "contrastive", "finetune_mim", "finetune_contrastive", "lower", "upper", "adapt",
+    "source_classifier", "diffusion", "sphere", "classify", "finetune_selected",
 )  # fmt: skip
 PAIR = 2
 WANTED = {"train": 2, "val": 1, "test": 2}
@@ -65,9 +67,12 @@ def smoke_study(study: Study, data_root: Path) -> Smoke:
     """
     words = ["one step on 2 images a stage"]
     tables: dict[str, Rounds] = {
-        stage: getattr(study, stage).model_copy(update={"rounds": 1, "epochs": 1, "batch": PAIR})
+        stage: getattr(study, stage).model_copy(
+            update={"rounds": 1, "epochs": 1, "steps": None, "batch": PAIR}
+        )
         for stage in STAGES
     }
+    chosen = _selection_tables(study, tables, words)
     model = study.model
     if model.weights and not Path(model.weights).is_file():
         words.append("random weights, as [model] weights names no file that is here")
@@ -97,6 +102,7 @@ def smoke_study(study: Study, data_root: Path) -> Smoke:
     )
     changes = {
         **tables,
+        **chosen,
         "name": f"{study.name[:58]}-smoke",
         "model": model,
         "compute": compute,
@@ -114,6 +120,53 @@ def smoke_study(study: Study, data_root: Path) -> Smoke:
     told = f"a smoke run ({'; '.join(words)}): its numbers say only that every stage runs"
     small = small.model_copy(update={"untrained": told})
     return Smoke(Study.model_validate(small.model_dump()), stand_ins, words)
+
+
+def _selection_tables(
+    study: Study, tables: dict[str, Rounds], words: list[str]
+) -> dict[str, Table]:
+    """The tables of what chooses images, cut down; `tables` takes what its stages need instead."""
+    if not study.selection_arms:
+        return {}
+    diffusion: dict[str, object] = {"memorisation_samples": 8, "memorisation_threshold": 1.0}
+    absent = study.diffusion.weights and not Path(study.diffusion.weights).is_dir()
+    if study.diffusion.preset == "stable-diffusion" and absent:
+        words.append("a tiny diffusion model, as [diffusion] weights names no folder that is here")
+        diffusion |= {"preset": "tiny", "weights": ""}
+    if study.diffusion.text_weights and not Path(study.diffusion.text_weights).is_dir():
+        words.append("no text, as [diffusion] text_weights names no folder that is here")
+        diffusion |= {"text": "none", "text_weights": ""}
+    tables["diffusion"] = tables["diffusion"].model_copy(update=diffusion)
+    tables["sphere"] = tables["sphere"].model_copy(update={"min_angle": 0.0, "min_rank": 1.0})
+    missing = {
+        name for name, file in study.source_classifier.weights.items() if not Path(file).is_file()
+    }
+    if missing:
+        words.append(f"random weights for {', '.join(sorted(missing))}, whose files are not here")
+        kept = {k: v for k, v in study.source_classifier.weights.items() if k not in missing}
+        tables["source_classifier"] = tables["source_classifier"].model_copy(
+            update={"weights": kept}
+        )
+    lpips = study.reconstruct.lpips_weights
+    reconstruct: dict[str, object] = {"steps": min(2, study.reconstruct.steps)}
+    if lpips and not Path(lpips).is_dir():
+        words.append("no LPIPS, as its weights are not here")
+        reconstruct["lpips_weights"] = ""
+    words.append("one budget, all images of it annotated")
+    one = study.classify.architectures[:1]
+    if len(study.classify.architectures) > 1:
+        # Every one of them has been built on the meta device before anything runs.
+        words.append(f"{one[0]} alone of the classifiers")
+    tables["classify"] = tables["classify"].model_copy(update={"architectures": one})
+    return {
+        "reconstruct": study.reconstruct.model_copy(update=reconstruct),
+        "score": study.score.model_copy(update={"clusters": 2, "restarts": 2, "iterations": 2}),
+        "select": study.select.model_copy(
+            update={"budgets": (1.0,), "ablation_budgets": (1.0,), "dropout_samples": 2,
+                    "vaal_epochs": 1}
+        ),
+        "annotate": study.annotate.model_copy(update={"labels": "hidden"}),
+    }  # fmt: skip
 
 
 def smoke_data(
@@ -174,7 +227,8 @@ def _phantom(study: Study, sites: dict[str, Site]) -> Phantom | None:
     breast = any(word in study.name.lower() for word in ("breast", "bus"))
     anatomy = study.phantom.anatomy if study.phantom else "breast" if breast else "wrist"
     side = max(32, min(study.model.image_size, 128))
-    return Phantom(anatomy=anatomy, patients=5, sweeps=1, frames=2, side=side)
+    patients = 16 if study.selection_arms else 5  # both labels in every part
+    return Phantom(anatomy=anatomy, patients=patients, sweeps=1, frames=2, side=side)
 
 
 def _too_large(study: Study) -> bool:
@@ -185,6 +239,8 @@ def _too_large(study: Study) -> bool:
 
 def _pick(rows: Sequence[Row], split: Split, study: Study) -> list[tuple[Row, str]]:
     """The first rows of each part, of different patients where there are; masked ones first."""
+    if study.selection_arms:
+        return _of_every_label(rows, study)
     picked = []
     for side, count in WANTED.items():
         part = [rows[i] for i in getattr(split, side)]
@@ -195,13 +251,32 @@ def _pick(rows: Sequence[Row], split: Split, study: Study) -> list[tuple[Row, st
         chosen: list[Row] = []
         seen: set[str] = set()
         for row in part:
-            unit = row.patient or row.group or row.video or row.id
-            if len(chosen) < wanted and not (spread and unit in seen):
+            if len(chosen) < wanted and not (spread and _unit(row) in seen):
                 chosen.append(row)
-                seen.add(unit)
+                seen.add(_unit(row))
         chosen += [row for row in part if row not in chosen][: max(0, wanted - len(chosen))]
         picked += [(row, side) for row in chosen]
     return picked
+
+
+def _of_every_label(rows: Sequence[Row], study: Study) -> list[tuple[Row, str]]:
+    """Two images of every label in every part, whatever the study's split: classifiers need it."""
+    picked = []
+    taken: set[str] = set()
+    for label in study.labels:
+        own: dict[str, Row] = {}
+        for row in sorted(rows, key=lambda row: row.mask is None):
+            if row.label == label and _unit(row) not in taken:
+                own.setdefault(_unit(row), row)
+        taken |= set(own)
+        parts = [side for side in WANTED for _ in range(PAIR)]
+        picked += list(zip(own.values(), parts, strict=False))
+    return picked
+
+
+def _unit(row: Row) -> str:
+    """What must stay on one side of a split."""
+    return row.patient or row.group or row.video or row.id
 
 
 def _write(place: Path, rows: list[tuple[Row, str]], synthetic: str, classes: int) -> None:

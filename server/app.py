@@ -80,7 +80,12 @@ class GridExchange:
 
     def _ask(self, question: Question, nodes: dict[str, int]) -> Iterator[Reply | Refusal]:
         instruction = Instruction(
-            self.crossing, question.stage, question.training, question.round, self.study.seed
+            self.crossing,
+            question.stage,
+            question.training,
+            question.round,
+            self.study.seed,
+            question.step,
         )
         content = pack(
             instruction=instruction,

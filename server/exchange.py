@@ -4,7 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from common.config.study import Study
 from common.models.branches import State
+from common.plan import Plan
+from common.wire.crossing import crossing
 from common.wire.vocabulary import MetricSpec, TensorSpec
 
 Category = Literal["train", "evaluate", "query"]
@@ -24,6 +27,7 @@ class Question:
         up: The vocabulary of what may come back.
         metrics: The scalars that may come back.
         complete: Whether all of them must.
+        step: Of a stage that has several.
     """
 
     category: Category
@@ -35,6 +39,27 @@ class Question:
     up: Sequence[TensorSpec] = ()
     metrics: Mapping[str, MetricSpec] = field(default_factory=dict)
     complete: bool = True
+    step: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        study: Study,
+        plan: Plan,
+        category: Category,
+        stage: str,
+        key: str = "",
+        *,
+        step: str = "",
+        round_: int = 1,
+        weights: State | None = None,
+    ) -> "Question":
+        """A request whose vocabulary is looked up in `common.wire.crossing`."""
+        found = crossing(study, plan, category, stage, key, step)
+        return cls(
+            category, stage, key, round_, weights, found.down, found.up, found.metrics,
+            found.complete, step,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,13 @@ from typing import Any
 from common import page
 from common.errors import InputError
 from common.formats import Event, Results, read_events, read_results
+from server import report_arms
 from server import report_figures as figures
+from server import report_selection as selecting
+from server import report_selection_figures as selection_figures
 from server import report_views as views
+from server.report_diagram import diagrams
+from server.results_remarks import prevalence
 
 TEMPLATES = Path(__file__).parent / "templates"
 """Jinja; named .md because Flower bundles neither .j2 nor .html."""
@@ -59,6 +64,7 @@ def render(study: Mapping[str, Any], events: Iterable[Event], results: Results |
     Raises:
         InputError: Without a study event.
     """
+    events = list(events)
     log = views.sort_out(events)
     if log.study is None:
         raise InputError("metrics.jsonl has no study event: the study has not begun")
@@ -76,7 +82,7 @@ def render(study: Mapping[str, Any], events: Iterable[Event], results: Results |
         config=json.dumps(study, indent=1, sort_keys=True, ensure_ascii=False),
         log=log,
         results=results,
-        diagram=views.diagram(log.study, log),
+        diagrams=diagrams(log.study, log),
         curve_plot=figures.curve_plot(curves, colors),
         has_validation=any(e.val_loss is not None for c in curves for e in c.rounds),
         interval_plot=(
@@ -109,7 +115,66 @@ def render(study: Mapping[str, Any], events: Iterable[Event], results: Results |
         unknown=any(e.unit != "patient" for e in log.enrolled.values()),
         closable=[site for site in sites if results and site in figures.closable(results)],
         arm_words=views.ARMS,
+        selection_words=report_arms.words_of(arms := _selecting(log, results)),
+        ablation_words=report_arms.words_of([arm for arm in arms if not report_arms.is_main(arm)]),
+        selection=_selection(results, log, sites, colors) if results else None,
+        taught=selection_figures.classify_plot(log, results.selection if results else None),
+        waited=selecting.waited(log.waiting),
+        waiting_s=selecting.waiting_seconds(events),
     )
+
+
+def _selecting(log: views.Log, results: Results | None) -> list[str]:
+    """The arms that select, and those that are judged without selecting."""
+    assert log.study is not None
+    arms = [selection.arm for selection in log.study.selections]
+    arms += [cell.partition("/")[0] for cell in log.study.cells]
+    if results and results.selection:
+        arms += [cell.arm for cell in results.selection.cells]
+    return list(dict.fromkeys(arms))
+
+
+def _selection(
+    results: Results, log: views.Log, sites: Sequence[str], colors: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """All that the second half's sections show; None where no arm selects."""
+    found = results.selection
+    if found is None:
+        return None
+    cells = selecting.Cells(found)
+    redrawn = {site: found.reconstruction[site] for site in sites if site in found.reconstruction}
+    return {
+        "results": found,
+        "cells": cells,
+        "headline": selecting.headline(cells, prevalence(found.test)),
+        "metrics": [
+            {
+                "name": metric,
+                "words": words,
+                "plot": selection_figures.selection_plot(cells, metric),
+                "table": selecting.table(cells, metric),
+                "ablations": selecting.ablations(cells, metric),
+            }
+            for metric, words in report_arms.METRICS.items()
+            if any(metric in cell.pooled for cell in found.cells)
+        ],
+        "tests": selecting.tests(cells),
+        "choices": selecting.choices(found),
+        "targets": [site for site in sites if site in found.test],
+        "redrawn": redrawn,
+        "fidelity": [
+            name
+            for name in ("psnr", "ms_ssim", "rmse", "lpips_alex", "lpips_vgg")
+            if any(f"{name}_mean" in r.metrics for r in redrawn.values())
+        ],
+        "densities": selection_figures.density_plot(redrawn, colors),
+        "greys": selection_figures.grey_plot(redrawn, colors),
+        "memorisation": selection_figures.memorisation_plot(found.memorisation),
+        "health": selecting.health(
+            found.selected,
+            [site for site in sites if log.study and log.study.sites[site] == "target"],
+        ),
+    }
 
 
 def _groups(results: Results, sites: Sequence[str], *, reference: bool) -> list[dict[str, Any]]:

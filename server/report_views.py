@@ -13,8 +13,9 @@ from common.formats import (
     ReplyEvent,
     Results,
     RoundEvent,
+    StepEvent,
     StudyEvent,
-    TrainingPlan,
+    WaitingEvent,
 )
 from server.report_figures import Curve
 
@@ -50,23 +51,13 @@ METRICS = {
 """Metrics against something known: in words with their unit, and digits. The first that a study has
 is the one it is told in."""
 
-STAGES = {
-    "enrol": "sites say how many images, patients and masks they have",
-    "mim": "masked image modelling on the targets' unlabelled images",
-    "contrastive": "contrastive pretraining on the targets' unlabelled images",
-    "finetune_mim": "the generative branch learns segmentation from the source's masks",
-    "finetune_contrastive": "the contrastive branch learns segmentation from the source's masks",
-    "lower": "the source-only model",
-    "upper": "the model that may use the targets' masks",
-    "assemble": "the members become one ensemble, at the server",
-    "adapt": "the ensemble teaches its branches on the targets' unlabelled images",
-    "evaluate": "members come, every arm is scored on the site's own test images",
-}
-
 
 @dataclass
 class Log:
-    """The events, sorted out. A round repeated after a kill counts once, as it went last."""
+    """The events, sorted out. A round repeated after a kill counts once, as it went last.
+
+    `stages` are those that had an answer, in the order of their first.
+    """
 
     study: StudyEvent | None = None
     enrolled: dict[str, EnrolEvent] = field(default_factory=dict)
@@ -74,6 +65,9 @@ class Log:
     rounds: dict[tuple[str, int], RoundEvent] = field(default_factory=dict)
     refused: dict[tuple[str, int, str], str] = field(default_factory=dict)
     predicted: dict[tuple[str, str], PredictEvent] = field(default_factory=dict)
+    steps: dict[tuple[str, str, str, int, str], StepEvent] = field(default_factory=dict)
+    waiting: list[WaitingEvent] = field(default_factory=list)
+    stages: dict[str, None] = field(default_factory=dict)
     end: EndEvent | None = None
 
 
@@ -86,6 +80,7 @@ def sort_out(events: Iterable[Event]) -> Log:
         elif isinstance(event, EnrolEvent):
             log.enrolled[event.site] = event
         elif isinstance(event, ReplyEvent):
+            log.stages.setdefault(event.stage)
             log.replies[event.training, event.round, event.site] = event
         elif isinstance(event, RoundEvent):
             log.rounds[event.training, event.round] = event
@@ -95,6 +90,11 @@ def sort_out(events: Iterable[Event]) -> Log:
             log.refused[event.training, event.round, event.site] = event.reason
         elif isinstance(event, PredictEvent):
             log.predicted[event.member, event.site] = event
+        elif isinstance(event, StepEvent):
+            log.stages.setdefault(event.stage)
+            log.steps[event.stage, event.key, event.step, event.round, event.site] = event
+        elif isinstance(event, WaitingEvent):
+            log.waiting.append(event)
         elif isinstance(event, EndEvent):
             log.end = event
     return log
@@ -106,9 +106,13 @@ def ordered(study: StudyEvent) -> list[str]:
 
 
 def curves(log: Log, sites: Sequence[str]) -> list[Curve]:
-    """Every training that has begun, in the order of the study."""
+    """Every training that has begun, in the order of the study.
+
+    Classifiers on selected images are many and short; they have a figure of their own.
+    """
     found = []
-    for key in dict.fromkeys(training for training, _, _ in log.replies):
+    keys = dict.fromkeys(r.training for r in log.replies.values() if r.stage != "classify")
+    for key in keys:
         losses = {
             site: sorted(
                 (reply.round, reply.loss)
@@ -160,8 +164,9 @@ class StageTraffic:
 def traffic(log: Log, results: Results | None, sites: Sequence[str]) -> list[StageTraffic]:
     """Bytes moved per stage and site; what results.json counts beyond the rounds comes last."""
     found = []
-    for stage in dict.fromkeys(reply.stage for reply in log.replies.values()):
-        replies = [reply for reply in log.replies.values() if reply.stage == stage]
+    answers: list[ReplyEvent | StepEvent] = [*log.replies.values(), *log.steps.values()]
+    for stage in log.stages:
+        replies = [answer for answer in answers if answer.stage == stage]
         of_sites = {
             site: (
                 sum(r.bytes_down for r in replies if r.site == site),
@@ -189,129 +194,6 @@ def traffic(log: Log, results: Results | None, sites: Sequence[str]) -> list[Sta
     return found
 
 
-@dataclass(frozen=True)
-class Column:
-    """One stage in the study's diagram.
-
-    Attributes:
-        x: Its place, px.
-        words: The stage's name, a word a line.
-        rounds: What it takes, e.g. "2 × 8 rounds"; empty for a single exchange.
-        at_server: Whether it happens at the server alone.
-        dots: (y, colour's number) of the sites that take part.
-        title: What the stage does.
-    """
-
-    x: float
-    words: Sequence[str]
-    rounds: str
-    at_server: bool
-    dots: Sequence[tuple[float, int]]
-    title: str
-
-
-@dataclass(frozen=True)
-class Lane:
-    """One site in the study's diagram."""
-
-    y: float
-    name: str
-    role: str
-    facts: str
-    color: int
-
-
-@dataclass(frozen=True)
-class Diagram:
-    """Who takes part in what, and the wall between."""
-
-    width: float
-    height: float
-    left: float
-    server_y: float
-    wall_y: float
-    columns: Sequence[Column]
-    lanes: Sequence[Lane]
-    alt: str
-
-
-def diagram(study: StudyEvent, log: Log) -> Diagram:
-    """Lay the study out: stages from left to right, the server above the wall, sites below."""
-    width, left, server_y, wall_y, first, pitch = 1040.0, 196.0, 78.0, 118.0, 172.0, 46.0
-    lanes = [
-        Lane(first + n * pitch, site, study.sites[site], _facts(log.enrolled.get(site)), n % 8)
-        for n, site in enumerate(ordered(study))
-    ]
-    stages = _stages(study)
-    step = (width - left - 30) / max(1, len(stages) - 1) if len(stages) > 1 else 0
-    columns = []
-    for n, (stage, trainings) in enumerate(stages.items()):
-        takers = {site for training in trainings for site in training.participants}
-        if stage in ("enrol", "evaluate"):
-            takers = set(study.sites)
-        columns.append(
-            Column(
-                x=left + n * step,
-                words=stage.split("_"),
-                rounds=_rounds(trainings),
-                at_server=not takers,
-                dots=[(lane.y, lane.color) for lane in lanes if lane.name in takers],
-                title=STAGES.get(stage, stage),
-            )
-        )
-    who = "; ".join(
-        f"{stage}: "
-        + (", ".join(dict.fromkeys(s for t in trainings for s in t.participants)) or "server")
-        for stage, trainings in stages.items()
-        if stage not in ("enrol", "evaluate")
-    )
-    return Diagram(
-        width=width,
-        height=first + (len(lanes) - 1) * pitch + 34,
-        left=left,
-        server_y=server_y,
-        wall_y=wall_y,
-        columns=columns,
-        lanes=lanes,
-        alt=(
-            f"Stages from left to right and the sites that take part. {who}. "
-            "Weights, counts and scalar metrics cross between server and sites; images, masks and "
-            "scores of single images stay at the sites."
-        ),
-    )
-
-
-def _stages(study: StudyEvent) -> dict[str, list[TrainingPlan]]:
-    """Stages in order with their trainings; those that are a single exchange have none."""
-    stages: dict[str, list[TrainingPlan]] = {"enrol": []}
-    for training in study.trainings:
-        stages.setdefault(training.stage, []).append(training)
-    adapt = stages.pop("adapt", None)
-    stages["assemble"] = []
-    if adapt is not None:
-        stages["adapt"] = adapt
-    stages["evaluate"] = []
-    return stages
-
-
-def _rounds(trainings: Sequence[TrainingPlan]) -> str:
-    counts = [training.rounds for training in trainings]
-    if not counts:
-        return ""
-    if len(set(counts)) > 1:
-        return f"{sum(counts)} rounds"
-    rounds = f"{counts[0]} round" + ("s" if counts[0] != 1 else "")
-    return f"{len(counts)} × {rounds}" if len(counts) > 1 else rounds
-
-
-def _facts(enrolled: EnrolEvent | None) -> str:
-    if enrolled is None:
-        return ""
-    counts = enrolled.counts
-    parts = [f"{counts[key]:,} {key}" for key in ("images", "patients") if counts.get(key)]
-    return ", ".join(parts)
-
-
 def primary(results: Results) -> str | None:
     """The metric that the study is told in; None where no site has anything known to score by."""
     had = {m for arm in results.arms.values() for s in arm.sites.values() for m in s.metrics}
@@ -330,6 +212,6 @@ def closures(results: Results) -> dict[str, float]:
     """The main arm's gap closure by target site."""
     return {
         site: result.gap_closure
-        for site, result in results.arms[results.main].sites.items()
+        for site, result in (results.arms[results.main].sites.items() if results.main else ())
         if result.gap_closure is not None
     }

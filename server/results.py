@@ -18,6 +18,7 @@ from common.formats import (
     PairedResult,
     Results,
     Role,
+    SelectionResults,
     SiteResult,
     Summary,
     TargetSummary,
@@ -54,6 +55,7 @@ def build_results(
     notes: Sequence[str] = (),
     lower: str = "lower",
     upper: str = "upper",
+    selection: SelectionResults | None = None,
 ) -> dict[str, Any]:
     """Put the sites' evaluations together (docs/formats.md, "results.json").
 
@@ -68,7 +70,7 @@ def build_results(
         seed: Of the study.
         synthetic: Whether any site's images are the phantom's.
         machine: Facts for the record (cpu, memory, library versions).
-        main: The arm compared against each other.
+        main: The arm compared against each other; empty where none segments.
         arms: In the study's order.
         roles: By site, in the study's order.
         units: By site: what its statistics go by.
@@ -77,6 +79,7 @@ def build_results(
         notes: The study's own; what the numbers call for is appended.
         lower: The arm that gap closure counts from.
         upper: The arm it counts to.
+        selection: The second half, of a study that selects.
 
     Returns:
         A dict that `common.formats.Results` accepts.
@@ -115,6 +118,7 @@ def build_results(
         main=main,
         arms=arm_results,
         comparisons=_comparisons(stats, roles, main, arms),
+        selection=selection,
         traffic=Traffic(
             sites={site: Bytes(down=t["down"], up=t["up"]) for site, t in traffic.items()},
             total_bytes=total,

@@ -8,12 +8,25 @@ from typing import Any
 import torch
 
 from common.config.study import Study
+from common.formats import SelectionResults
 from common.plan import Plan
+from common.plan.selection import DIFFUSION
 from server.checkpoint import Traffic
 from server.context import ServerContext
 from server.report import write_report
 from server.results import build_results, write
-from server.stages import assemble, enrol, evaluate, train
+from server.results_selection import Chosen, build_selection
+from server.stages import (
+    annotate,
+    assemble,
+    classify,
+    enrol,
+    evaluate,
+    reconstruct,
+    score,
+    select,
+    train,
+)
 
 
 def run_study(context: ServerContext) -> None:
@@ -27,10 +40,12 @@ def run_study(context: ServerContext) -> None:
     status = "failed"
     try:
         enrol.run(context)
-        for training in context.plan.trainings.values():
-            train.run(context, training)
-        assemble.run(context)
-        scored = evaluate.run(context)
+        _train(context)
+        if context.plan.arms:
+            assemble.run(context)
+        scored = evaluate.run(context) if context.plan.arms else {}
+        if context.plan.cells:
+            classify.run(context)
         write(_results(context, scored), context.run.folder / "results.json")
         status = "finished"
     finally:
@@ -38,6 +53,28 @@ def run_study(context: ServerContext) -> None:
         context.tracker.emit("end", status=status, seconds=seconds)
         context.tracker.close()
     write_report(context.run.folder)
+
+
+def _train(context: ServerContext) -> None:
+    """Every training, and between them what chooses the images that the last ones train on."""
+    trainings, selections = context.plan.trainings.values(), context.plan.selections.values()
+    for training in trainings:
+        if not training.selection and training.stage != "sphere":
+            train.run(context, training)
+    if context.plan.reconstructing:
+        reconstruct.run(context)
+    for training in trainings:
+        if training.stage == "sphere":
+            train.run(context, training)
+    for selection in selections:
+        if selection.strategy == "dual":
+            score.run(context, selection)
+        select.run(context, selection)
+    if selections:
+        annotate.run(context)
+    for training in trainings:
+        if training.selection:
+            train.run(context, training)
 
 
 def describe(study: Study, plan: Plan) -> dict[str, Any]:
@@ -58,6 +95,16 @@ def describe(study: Study, plan: Plan) -> dict[str, Any]:
             }
             for training in plan.trainings.values()
         ],
+        "selections": [
+            {
+                "arm": selection.arm,
+                "strategy": selection.strategy,
+                "budget": selection.budget,
+                "budgets": list(selection.budgets),
+            }
+            for selection in plan.selections.values()
+        ],
+        "cells": list(plan.cells),
         "synthetic": study.phantom is not None,
     }
 
@@ -66,6 +113,7 @@ def _results(
     context: ServerContext, scored: Mapping[str, Mapping[str, float | int]]
 ) -> dict[str, Any]:
     study = context.study
+    selection, remarks = _selection(context)
     units = {site: context.run.read_state(f"enrol/{site}")["unit"] for site in study.sites}
     return build_results(
         study=study.name,
@@ -73,14 +121,45 @@ def _results(
         seed=study.seed,
         synthetic=study.phantom is not None,
         machine=machine(study),
-        main=next(iter(context.plan.arms)),
+        main=next(iter(context.plan.arms), ""),
         arms=list(context.plan.arms),
         roles={name: site.role for name, site in study.sites.items()},
         units=units,
         evaluations=scored,
         traffic=_traffic(context),
-        notes=_notes(context),
+        notes=[*_notes(context), *remarks],
+        selection=selection,
     )
+
+
+def _selection(context: ServerContext) -> tuple[SelectionResults | None, list[str]]:
+    """The second half's results and remarks, out of what its stages have kept."""
+    plan = context.plan
+    if not plan.cells:
+        return None, []
+    chosen = {arm: Chosen(**select.outcome(context, s)) for arm, s in plan.selections.items()}
+    return build_selection(
+        plan,
+        context.study.labels,
+        classified=classify.classified(context),
+        chosen=chosen,
+        reconstruction=reconstruct.results(context) if plan.reconstructing else {},
+        memorisation=_memorisation(context) if plan.reconstructing else {},
+        annotated={
+            (arm, budget): annotate.annotated(context, arm, budget)
+            for arm, selection in plan.selections.items()
+            for budget in selection.budgets
+        },
+    )
+
+
+def _memorisation(context: ServerContext) -> dict[str, float]:
+    """What the check found before the diffusion model left the source."""
+    metrics = context.run.checkpoint(DIFFUSION).load(DIFFUSION).metrics
+    found = {
+        name: metrics[f"memorisation_{name}"] for name in ("features", "correlation", "samples")
+    }
+    return {**found, "threshold": context.study.diffusion.memorisation_threshold}
 
 
 def machine(study: Study) -> dict[str, str | int | float | bool | None]:
@@ -102,10 +181,12 @@ def _processor() -> str:
 
 
 def _traffic(context: ServerContext) -> Traffic:
-    """Tensor bytes by site over all trainings and the evaluation."""
+    """Tensor bytes by site over all trainings, choices and evaluations."""
     total: Traffic = {site: {"down": 0, "up": 0} for site in context.study.sites}
     parts = [context.run.checkpoint(key).load(key).traffic for key in context.plan.trainings]
-    parts.append((context.run.read_state("evaluate") or {}).get("traffic", {}))
+    parts += [stage.traffic(context) for stage in (reconstruct, score, select)]
+    for stage in ("annotate", "classify", "evaluate"):
+        parts.append((context.run.read_state(stage) or {}).get("traffic", {}))
     for part in parts:
         for site, count in part.items():
             for way, number in count.items():

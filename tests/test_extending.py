@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from clients.app import SITES_VARIABLE
+from clients.strategies.registry import check_strategy, strategy_of
 from common.config.load import parse_study
 from common.config.study import Study
 from common.errors import InputError
@@ -26,10 +27,13 @@ from common.plugins import FOLDER_VARIABLE, load_plugin, look_in
 from scripts.simulate import Engine, run_study_here
 from server.aggregation import OwnRule, make_rule
 from server.context import StudyStopped
+from tests.clients.strategies.pools import pool_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 BLOCKS = re.findall(r"^```(python|toml)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 PARTS = {text.splitlines()[0].removeprefix("# "): text for kind, text in BLOCKS if kind == "python"}
+TABLES = [text for kind, text in BLOCKS if kind == "toml"]
+SELECTING = next(text for text in TABLES if text.startswith("arms"))
 SIDE, FRAMES, PATIENTS = 32, 2, 6
 
 
@@ -64,8 +68,9 @@ def tables(**changes: Any) -> dict[str, Any]:
         "adapt": {"epochs": 1, "rounds": 1, "bound": 100.0},
         "evaluate": {"bootstrap": 100, "overlays": 1},
     }
-    for text in [text for kind, text in BLOCKS if kind == "toml"]:
-        _merge(study, tomllib.loads(text))
+    for text in TABLES:
+        if text != SELECTING:  # its arms are another study's
+            _merge(study, tomllib.loads(text))
     _merge(study, changes)
     return study
 
@@ -108,7 +113,8 @@ def write_site(folder: Path, suffix: str) -> None:
 
 def test_every_example_is_short_and_named_in_a_study() -> None:
     assert list(PARTS) == [
-        f"ourparts/{part}.py" for part in ("model", "loss", "reader", "rule", "confidence")
+        f"ourparts/{part}.py"
+        for part in ("model", "loss", "reader", "rule", "confidence", "strategy")
     ]
     assert all(len(text.splitlines()) <= 60 for text in PARTS.values())
     study = a_study()
@@ -118,6 +124,7 @@ def test_every_example_is_short_and_named_in_a_study() -> None:
         study.sites["harbour"].reader,
         study.federation.aggregation,
         study.infusion.confidence,
+        next(arm for arm in a_study(**tomllib.loads(SELECTING)).selection_arms if ":" in arm),
     )
     for name, path in zip(named, PARTS, strict=True):
         module, _, attribute = str(name).partition(":")
@@ -188,6 +195,15 @@ def test_the_confidence_by_hand(study_folder: Path) -> None:
     p = torch.full((1, 1, 5, 5), 0.5)
     p[0, 0, 0, 0] = 1.0
     assert float(confidence(p)[0, 0, 0, 0]) == pytest.approx(1 / 9)
+
+
+def test_the_strategy_by_hand(study_folder: Path) -> None:
+    """Six alike, of which one is unsure, and a lonely unsure one: scores 2 (five times), 1, 0."""
+    check_strategy("ourparts.strategy:LonelyMargin")
+    features = np.array([[1.0, 0.0]] * 6 + [[0.0, 1.0]])
+    logits = np.array([[0.0, 50.0]] * 5 + [[0.0, 0.0]] * 2)
+    strategy = strategy_of("ourparts.strategy:LonelyMargin")
+    assert strategy.chosen(pool_of(features, logits), 7).tolist() == [6, 5, 0, 1, 2, 3, 4]
 
 
 WRONG = """

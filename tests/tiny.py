@@ -41,6 +41,40 @@ def tiny(**changes: Any) -> Study:
     return parse_study({**TABLES, **changes}, "tiny")
 
 
+CHOOSING: dict[str, Any] = {
+    "arms": ["dual", "entropy", "coreset", "ensemble_selected", "source_only"],
+    "phantom": {"anatomy": "breast", "patients": 8, "frames": 2, "side": 64},
+    "split": {"val": 0.25, "test": 0.25, "seed": 7},  # both labels in every part
+    "source_classifier": {"epochs": 1, "batch": 4},
+    "diffusion": {
+        "preset": "tiny", "steps": 2, "batch": 2, "memorisation_samples": 8,
+        "memorisation_threshold": 1.0,
+    },
+    "reconstruct": {"steps": 2, "batch": 4},
+    "sphere": {
+        "architecture": "shufflenet_v2_x0_5", "hidden": 16, "dimension": 8, "steps": 2,
+        "batch": 4, "min_angle": 0.0, "min_rank": 1.0,
+    },
+    "score": {"clusters": 2, "restarts": 2},
+    "select": {"budgets": [0.4]},
+    "classify": {"architectures": ["shufflenet_v2_x0_5"], "steps": 2, "batch": 4},
+    "finetune_selected": {"epochs": 1},
+}  # fmt: skip
+
+
+def choosing(**changes: Any) -> Study:
+    """A study that chooses images, classifies with them, and fine-tunes an ensemble on them."""
+    return tiny(**{**CHOOSING, **changes})
+
+
+def worklists_of(run: Path) -> dict[str, str]:
+    """Every site's worklists, word for word."""
+    return {
+        str(path.relative_to(run)): path.read_text(encoding="utf-8")
+        for path in sorted(run.glob("sites/*/selection/**/worklist.csv"))
+    }
+
+
 def targets(count: int, **changes: Any) -> Study:
     """A study of one source and so many targets, for sites that are only played."""
     sites = {"source": {"role": "source"}} | {

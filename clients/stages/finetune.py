@@ -1,7 +1,8 @@
-"""finetune_mim, finetune_contrastive, lower, upper: supervised segmentation (P1 3.2.1).
+"""finetune_mim, finetune_contrastive, lower, upper, finetune_selected: supervised (P1 3.2.1).
 
 The first three run at the sources; `upper` at the targets, with their masks, to show what labels
-would have given. They differ in what they start from, which the server decides.
+would have given; `finetune_selected` at the targets, on the masks of what experts were asked to
+annotate. They differ in what they start from, which the server decides.
 """
 
 import copy
@@ -17,10 +18,12 @@ from clients.augment import segmentation_view
 from clients.data.site import SiteData
 from clients.norm import keep_norm, take_norm
 from clients.request import Request, Result
-from clients.site import open_site
+from clients.selected import outlined_rows
+from clients.site import open_site, training_rows
 from clients.training import (
     SegmentationSums,
     accumulated,
+    adapt_batch_norm,
     autocast,
     draws,
     make_optimizer,
@@ -28,6 +31,7 @@ from clients.training import (
     run_epochs,
     to_unit,
 )
+from common.config.selection import FinetuneSelected
 from common.config.stages import Finetune
 from common.config.study import Study
 from common.models.branches import fresh, load_shared, shared_state
@@ -43,6 +47,8 @@ def run(request: Request) -> Result:
     Returns:
         The network of the best epoch, losses, and its validation loss and Dice.
     """
+    if request.stage == "finetune_selected":
+        return run_selected(request)
     study, training, compute = request.study, request.training, request.study.compute
     settings = training.settings
     assert isinstance(settings, Finetune)
@@ -52,18 +58,6 @@ def run(request: Request) -> Result:
     load_shared(network, request.weights)
     take_norm(request, network)
     network.to(compute.device)
-    generator = draws(request, "augmentation")
-    objective = loss_function(settings)
-
-    def loss(chosen: NDArray[np.int64]) -> Tensor:
-        images_B1HW = to_unit(data.images(chosen), compute.device)
-        masks_BCHW = torch.from_numpy(data.masks(chosen, stage=request.stage)).to(images_B1HW)
-        if settings.augmentation:
-            images_B1HW, masks_BCHW = segmentation_view(images_B1HW, masks_BCHW, generator)
-        with autocast(compute):
-            logits_BCHW = network(images_B1HW)
-        return objective(logits_BCHW.float(), masks_BCHW)
-
     best: dict[str, Tensor] = {}
     best_sums, best_epoch = None, 0
 
@@ -79,7 +73,7 @@ def run(request: Request) -> Result:
         data,
         network,
         rows,
-        accumulated(loss, compute.micro_batch, network, proximal_of(request, network)),
+        step_of(request, network, data, settings, masks_as=request.stage),
         make_optimizer(network.parameters(), settings),
         after_epoch=keep_best,
     )
@@ -95,6 +89,76 @@ def run(request: Request) -> Result:
         "best_epoch": best_epoch,
     }
     return Result(metrics, shared_state(network, study.federation.norm))
+
+
+def run_selected(request: Request) -> Result:
+    """One round on the selected images' masks; the last epoch goes back.
+
+    A target has no mask beyond its budget to choose an epoch by.
+
+    Returns:
+        The network and the losses.
+
+    Raises:
+        InputError: If none of the annotated images has a mask.
+    """
+    study, training, compute = request.study, request.training, request.study.compute
+    settings = training.settings
+    assert isinstance(settings, FinetuneSelected)
+    data = open_site(request.site, study)
+    rows = outlined_rows(request, data)
+    network = fresh(study, training)
+    load_shared(network, request.weights)
+    kept = take_norm(request, network)
+    network.to(compute.device)
+    if study.federation.norm == "local" and not kept:
+        # The source's BatchNorms have stayed there: the first round begins with the site's own.
+        pool = training_rows(data, "adapt")
+        starts = range(0, len(pool), compute.batch)
+        adapt_batch_norm(
+            network,
+            (to_unit(data.images(pool[s : s + compute.batch]), compute.device) for s in starts),
+        )
+    progress = run_epochs(
+        request,
+        data,
+        network,
+        rows,
+        # Experts outline what they annotate, and only that is read.
+        step_of(request, network, data, settings, masks_as="annotate"),
+        make_optimizer(network.parameters(), settings),
+    )
+    network.cpu()
+    keep_norm(request, network)
+    return Result(progress.metrics(), shared_state(network, study.federation.norm))
+
+
+def step_of(
+    request: Request, network: nn.Module, data: SiteData, settings: Finetune, *, masks_as: str
+) -> Callable[[NDArray[np.int64]], float]:
+    """A step of supervised segmentation.
+
+    Args:
+        request: Its seed drives the augmentation.
+        network: It segments.
+        data: The site's.
+        settings: Augmentation and loss.
+        masks_as: The stage that asks for the masks.
+    """
+    compute = request.study.compute
+    generator = draws(request, "augmentation")
+    objective = loss_function(settings)
+
+    def loss(chosen: NDArray[np.int64]) -> Tensor:
+        images_B1HW = to_unit(data.images(chosen), compute.device)
+        masks_BCHW = torch.from_numpy(data.masks(chosen, stage=masks_as)).to(images_B1HW)
+        if settings.augmentation:
+            images_B1HW, masks_BCHW = segmentation_view(images_B1HW, masks_BCHW, generator)
+        with autocast(compute):
+            logits_BCHW = network(images_B1HW)
+        return objective(logits_BCHW.float(), masks_BCHW)
+
+    return accumulated(loss, compute.micro_batch, network, proximal_of(request, network))
 
 
 def check(request: Request) -> Result:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from common.config.study import Study
 from common.errors import InputError
 
-FINETUNES = ("finetune_mim", "finetune_contrastive", "lower", "upper")
+FINETUNES = ("finetune_mim", "finetune_contrastive", "lower", "upper", "finetune_selected")
 
 
 def load_study(path: Path, overrides: Iterable[str] = ()) -> Study:
@@ -20,7 +20,7 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> Study:
 
     Args:
         path: The TOML file. Its `[finetune]` table holds what `[finetune_mim]`,
-            `[finetune_contrastive]`, `[lower]` and `[upper]` have in common.
+            `[finetune_contrastive]`, `[lower]`, `[upper]` and `[finetune_selected]` have in common.
         overrides: `key=value`, dotted keys, TOML values (bare words are strings).
 
     Returns:

@@ -15,6 +15,10 @@ class Rounds(Table):
 
     rounds: int = option(1, "federated rounds", paper="1 is the papers' own run", ge=1, le=10_000)
     epochs: int = option(10, "local epochs a round", ge=1, le=100_000)
+    steps: int | None = option(
+        None, "optimiser steps a round, in place of epochs: the same work for few images as for "
+        "many", ge=1, le=10_000_000,
+    )  # fmt: skip
     batch: int | None = option(None, "images a step; default [compute].batch", ge=2, le=65_536)
     optimizer: Literal["adamw", "adam", "sgd"] = option("adamw", "adam couples its weight decay")
     learning_rate: float = option(5e-4, "peak learning rate", gt=0, le=10)

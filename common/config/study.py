@@ -2,12 +2,30 @@
 
 import hashlib
 import json
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from common.config.arms import (
+    BOUND_ARMS,
+    DUAL_ARMS,
+    ENCODER_ARMS,
+    SEGMENTATION_ARMS,
+    ArmName,
+)
 from common.config.base import Table, option
 from common.config.data import DataSpec, SplitConfig
+from common.config.selection import (
+    Annotate,
+    Classify,
+    Diffusion,
+    FinetuneSelected,
+    Reconstruct,
+    Score,
+    Select,
+    SourceClassifier,
+    Sphere,
+)
 from common.config.stages import (
     Adapt,
     Compute,
@@ -22,28 +40,8 @@ from common.config.stages import (
     Wire,
 )
 
-ArmName = Literal[
-    "ensemble",
-    "ensemble_entropy",
-    "ensemble_margin",
-    "ensemble_mean",
-    "mim",
-    "contrastive",
-    "contrastive_content",
-    "simclr",
-    "untrained",
-    "lower",
-    "lower_plain",
-    "upper",
-    "ensemble_adapted",
-    "lower_adapted",
-    "homogeneous_mim",
-    "homogeneous_contrastive",
-    "homogeneous_mixed",
-]
-ARMS: tuple[str, ...] = get_args(ArmName)
-ENCODER_ARMS = ("mim", "contrastive", "contrastive_content", "simclr", "untrained")
-"""Arms of a study with `[evaluate] kind = "representation"`: one encoder each."""
+SELECTING = ("sphere", "classify", "finetune_selected", "source_classifier", "diffusion")
+"""Stages of the second half: three at the targets, two at the sources."""
 Patterns = dict[str, str | tuple[str, ...]]
 
 
@@ -100,8 +98,15 @@ class Study(Table):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="of the study")
     seed: int = option(0, "of everything random in training", ge=0, lt=2**31)
-    arms: tuple[ArmName, ...] = option(("ensemble", "lower"), "what is compared; the first leads")
+    arms: tuple[ArmName | Plugin, ...] = option(
+        ("ensemble", "lower"),
+        "what is compared; the first that segments and the first that selects lead; or your own "
+        "selection strategy, package.module:name",
+    )
     classes: tuple[str, ...] = option((), "names of label-mask values 1..; empty: binary masks")
+    labels: tuple[str, ...] = option(
+        ("benign", "malignant"), "what the classifiers tell apart; the second is the positive one"
+    )
     sites: dict[str, Site] = Field(description="the hospitals")
     phantom: Phantom | None = option(None, "synthetic sites for sites that name a probe")
     split: SplitConfig = option(SplitConfig, "train, validation and test at every site")
@@ -115,6 +120,17 @@ class Study(Table):
     upper: Finetune = option(Finetune, "with the targets' masks: what labels would give")
     adapt: Adapt = option(Adapt, "the ensemble teaches its branches")
     infusion: Infusion = option(Infusion, "the infusion head")
+    source_classifier: SourceClassifier = option(SourceClassifier, "classifiers at the sources")
+    diffusion: Diffusion = option(Diffusion, "the source's images learned as a diffusion model")
+    reconstruct: Reconstruct = option(Reconstruct, "target images redrawn in the source's style")
+    sphere: Sphere = option(Sphere, "images and reconstructions on the hypersphere")
+    score: Score = option(Score, "the dual score")
+    select: Select = option(Select, "budgets of annotation")
+    annotate: Annotate = option(Annotate, "how labels of the selected come back")
+    classify: Classify = option(Classify, "classifiers on the selected images")
+    finetune_selected: FinetuneSelected = option(
+        FinetuneSelected, "the ensemble on the selected images' masks"
+    )
     evaluate: Evaluate = option(Evaluate, "what is measured")
     federation: Federation = option(Federation, "aggregation")
     wire: Wire = option(Wire, "tensors on the way")
@@ -134,6 +150,16 @@ class Study(Table):
         return tuple(name for name, site in self.sites.items() if site.role == "target")
 
     @property
+    def segmentation_arms(self) -> tuple[str, ...]:
+        """The arms that segment, in the study's order."""
+        return tuple(arm for arm in self.arms if arm in SEGMENTATION_ARMS)
+
+    @property
+    def selection_arms(self) -> tuple[str, ...]:
+        """The arms that select images and classify, in the study's order."""
+        return tuple(arm for arm in self.arms if arm not in SEGMENTATION_ARMS)
+
+    @property
     def own_parts(self) -> tuple[str, ...]:
         """Parts of somebody's own, `package.module:name`, that the study has the sites run."""
         named = [
@@ -141,6 +167,8 @@ class Study(Table):
             self.infusion.confidence,
             *(getattr(self, s).loss for s in ("finetune_mim", "finetune_contrastive", "lower")),
             self.upper.loss,
+            self.finetune_selected.loss,
+            *self.selection_arms,
         ]
         return tuple(dict.fromkeys(name for name in named if name and ":" in name))
 
@@ -174,11 +202,19 @@ class Study(Table):
         """The study as it crosses to the sites: no folder, column, pattern or path of anybody."""
         # Sites take their start from the server, but a study with `from_weights` must name a file.
         weights = "at the server" if self.model.weights else ""
+        diffusion = {
+            key: "at the site" if getattr(self.diffusion, key) else ""
+            for key in ("weights", "text_weights")
+        }
+        lpips = "at the site" if self.reconstruct.lpips_weights else ""
         return self.model_copy(
             update={
                 "sites": {name: Site(role=site.role) for name, site in self.sites.items()},
                 "phantom": None,
                 "model": self.model.model_copy(update={"weights": weights}),
+                "source_classifier": self.source_classifier.model_copy(update={"weights": {}}),
+                "diffusion": self.diffusion.model_copy(update=diffusion),
+                "reconstruct": self.reconstruct.model_copy(update={"lpips_weights": lpips}),
             }
         )
 
@@ -189,6 +225,7 @@ class Study(Table):
             *self._arm_problems(),
             *self._size_problems(),
             *self._stage_problems(),
+            *self._selection_problems(),
         ]
         if problems:
             raise ValueError("\n".join(problems))
@@ -249,7 +286,9 @@ class Study(Table):
 
     def _stage_problems(self) -> list[str]:
         allowed = dict.fromkeys(("mim", "contrastive", "upper", "adapt"), self.targets)
+        allowed |= dict.fromkeys(SELECTING[:3], self.targets)
         allowed |= dict.fromkeys(("finetune_mim", "finetune_contrastive", "lower"), self.sources)
+        allowed |= dict.fromkeys(SELECTING[3:], self.sources)
         problems = []
         for stage, sites in allowed.items():
             table = getattr(self, stage)
@@ -261,6 +300,50 @@ class Study(Table):
             if table.participants == ():
                 problems.append(f"{stage}.participants: name at least one site")
             micro, batch = self.compute.micro_batch, table.batch
-            if micro is not None and batch is not None and micro > batch:
+            if stage not in SELECTING and micro is not None and batch is not None and micro > batch:
                 problems.append(f"{stage}.batch: {batch} is smaller than [compute] micro_batch")
+        return problems
+
+    def _selection_problems(self) -> list[str]:
+        selecting = self.selection_arms
+        problems = []
+        if not selecting:
+            if "ensemble_selected" in self.arms:
+                problems.append("arms: ensemble_selected needs an arm that selects, such as dual")
+            return problems
+        if self.representation:
+            problems.append('arms: selecting arms need evaluate.kind = "segmentation"')
+        if not self.sources:
+            problems.append('no site has role = "source": nobody has labels to start from')
+        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
+            problems.append(f"labels: {list(self.labels)} are not two different classes at least")
+        if "ensemble_selected" in self.arms and all(arm in BOUND_ARMS for arm in selecting):
+            problems.append("arms: ensemble_selected needs an arm that selects, such as dual")
+        if self.diffusion.preset == "stable-diffusion" and not self.diffusion.weights:
+            problems.append("diffusion.weights: stable-diffusion needs a local folder")
+        if self.diffusion.text in ("clip", "biomedclip") and not self.diffusion.text_weights:
+            problems.append(f"diffusion.text_weights: {self.diffusion.text} needs a local folder")
+        if self.model.image_size % 32 and any(arm in DUAL_ARMS for arm in selecting):
+            problems.append(
+                f"model.image_size: {self.model.image_size} is no multiple of 32, which the "
+                "diffusion model needs"
+            )
+        names = [arm.rpartition(":")[2] for arm in selecting]
+        problems += [
+            f"arms: two of them are named {name}; a strategy of your own needs a name of its own"
+            for name in sorted({name for name in names if names.count(name) > 1})
+            if any(":" in arm and arm.endswith(f":{name}") for arm in selecting)
+        ]
+        micro, batch = self.compute.micro_batch, self.sphere.batch or self.compute.batch
+        if micro is not None and batch % micro == 1:
+            problems.append(
+                f"sphere.batch: {batch} in parts of [compute] micro_batch = {micro} leaves one "
+                "image by itself, and BatchNorm needs two"
+            )
+        known = {self.sphere.architecture, *self.classify.architectures}
+        problems += [
+            f"source_classifier.weights: {name!r} is no architecture of this study"
+            for name in self.source_classifier.weights
+            if name not in known
+        ]
         return problems

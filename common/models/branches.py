@@ -3,12 +3,14 @@
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from common.config.data import nearest
+from common.config.selection import Diffusion, Sphere
 from common.config.study import Study
 from common.errors import InputError
 from common.models.projection import ProjectionHead
@@ -19,6 +21,9 @@ from common.seeds import seed_of
 
 State = dict[str, Tensor]
 """A state dict: names to tensors, in the order of the model."""
+
+SELECTION_STAGES = ("source_classifier", "diffusion", "sphere", "classify")
+"""Stages of the second half that train a network of their own."""
 
 LOCAL_ONLY = "num_batches_tracked"
 """BatchNorm's step counter: no round needs it, so it never crosses."""
@@ -87,7 +92,8 @@ def network_of(study: Study, training: Training, members: int = 2) -> nn.Module:
     """The network that a training's sites train.
 
     `mim` reconstructs one grey channel; `contrastive` is the encoder under a projection head;
-    `adapt` holds the members side by side; everything else segments.
+    `adapt` holds the members side by side; the second half has classifiers, spheres and the
+    diffusion model; everything else segments.
     """
     if training.stage == "mim":
         return segmentation_network(study, classes=1)
@@ -100,7 +106,43 @@ def network_of(study: Study, training: Training, members: int = 2) -> nn.Module:
         return Contrasting(network, width, study.contrastive.projection)
     if training.stage == "adapt":
         return nn.ModuleList(segmentation_network(study) for _ in training.start)
+    side = study.model.image_size
+    if training.stage in ("source_classifier", "classify"):
+        from common.models.classifier import Classifier
+
+        return Classifier(training.architecture, len(study.labels), side)
+    if training.stage == "sphere":
+        from common.models.sphere import SphereNetwork
+
+        sphere = cast(Sphere, training.settings)
+        return SphereNetwork(sphere.architecture, sphere.hidden, sphere.dimension, side)
+    if training.stage == "diffusion":
+        # A study without it need not pay for importing diffusers.
+        from common.models.diffusion import DiffusionModel
+
+        return DiffusionModel(cast(Diffusion, training.settings), side)
     return segmentation_network(study)
+
+
+@lru_cache(maxsize=64)
+def _classifier_width(architecture: str, side: int) -> int:
+    from common.models.classifier import Classifier
+
+    with torch.device("meta"):
+        return Classifier(architecture, 2, side).width
+
+
+def classifier_width(study: Study) -> int:
+    """F of the features of the classifier that the sphere starts from."""
+    return _classifier_width(study.sphere.architecture, study.model.image_size)
+
+
+def norm_of(study: Study, training: Training) -> str:
+    """How BatchNorm crosses: as the study says in the first half, averaged in the second.
+
+    What chooses images must be one network at all sites.
+    """
+    return "average" if training.stage in SELECTION_STAGES else study.federation.norm
 
 
 def feature_width(study: Study) -> int:

@@ -86,7 +86,7 @@ def load_local(model: TransUNet, path: Path | str) -> LoadReport:
     """
     path = Path(path)
     what = f"weights {path}"
-    raw = _read(path, what)
+    raw = read_tensors(path, what)
     layout = _layout(raw, what)
     if layout == "timm" and model.config.geometry != "timm":
         raise InputError(f'{what}: timm\'s weights need model.geometry = "timm"')
@@ -118,7 +118,7 @@ def load_local(model: TransUNet, path: Path | str) -> LoadReport:
     )
 
 
-def _read(path: Path, what: str) -> dict[str, Any]:
+def read_tensors(path: Path, what: str) -> dict[str, Any]:
     """Every tensor or array of the file under its own name."""
     if not path.is_file():
         raise InputError(f"{what}: there is no such file")

@@ -24,14 +24,16 @@ WEIGHTS, METRICS, INSTRUCTION = "weights", "metrics", "instruction"
 KINDS: Mapping[str, type] = {
     WEIGHTS: ArrayRecord, METRICS: MetricRecord, INSTRUCTION: ConfigRecord
 }  # fmt: skip
-ERROR_INPUT, ERROR_REFUSED, ERROR_FAILED, ERROR_MEMORY = 1001, 1002, 1003, 1004
-"""All that a site says of its troubles: its data, the instruction, its code, its memory."""
+ERROR_INPUT, ERROR_REFUSED, ERROR_FAILED, ERROR_MEMORY, ERROR_RELEASE = 1001, 1002, 1003, 1004, 1005
+"""All that a site says of its troubles: its data, the instruction, its code, its memory, or that
+its weights must not leave."""
 
 ERRORS = {
     ERROR_INPUT: "its data are not what the study needs",
     ERROR_REFUSED: "it refused the instruction",
     ERROR_FAILED: "its training failed",
     ERROR_MEMORY: "it ran out of memory",
+    ERROR_RELEASE: "its weights reproduce training images, so it released none of them",
 }
 
 
@@ -45,6 +47,7 @@ class Instruction:
         training: Key of a training (or member) in the study's plan; empty where none is meant.
         round: From 1.
         seed: The study's seed.
+        step: Of a stage that has several kinds of message, such as "embed" or "cluster".
     """
 
     study: str
@@ -52,6 +55,7 @@ class Instruction:
     training: str = ""
     round: int = 1
     seed: int = 0
+    step: str = ""
 
     def to_record(self) -> ConfigRecord:
         """As it travels, the study with its SHA-256."""
@@ -63,6 +67,7 @@ class Instruction:
                 "training": self.training,
                 "round": self.round,
                 "seed": self.seed,
+                "step": self.step,
             }
         )
 
@@ -74,7 +79,8 @@ class Instruction:
             PayloadError: If a key is missing or unknown, or the study is not what its digest says.
         """
         kinds = {
-            "study": str, "sha256": str, "stage": str, "training": str, "round": int, "seed": int
+            "study": str, "sha256": str, "stage": str, "training": str, "round": int, "seed": int,
+            "step": str,
         }  # fmt: skip
         values = dict(record)
         if set(values) != set(kinds):
@@ -91,6 +97,7 @@ class Instruction:
             str(values["training"]),
             int(str(values["round"])),
             int(str(values["seed"])),
+            str(values["step"]),
         )
 
     def load_study(self) -> Study:

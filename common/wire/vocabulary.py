@@ -4,14 +4,20 @@ Weights, counts and scalar metrics; nothing else has a name here, and what has n
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
 import torch
 
 from common.config.study import Study
-from common.models.branches import encoder_of, network_of, segmentation_network, shared_state
+from common.models.branches import (
+    encoder_of,
+    network_of,
+    norm_of,
+    segmentation_network,
+    shared_state,
+)
 from common.plan import Plan, Training, split_member
 
 Kind = Literal["count", "number"]
@@ -80,6 +86,23 @@ EXTRA: Mapping[str, Mapping[str, MetricSpec]] = {
         "anchors_without_negatives": PAIRS,
     },
     "adapt": {"confidence": SHARE, "foreground": SHARE},
+    "diffusion": {
+        "memorisation_features": SHARE,
+        "memorisation_correlation": SHARE,
+        "memorisation_samples": SOME,
+    },
+    "sphere": {
+        "mean_angle": MetricSpec("number", 0.0, 3.1416),
+        "effective_rank": MetricSpec("number", 0.0, 65_536.0),
+    },
+    "classify": {},
+    "finetune_selected": {},
+}
+SOURCE_CLASSIFIER: Mapping[str, MetricSpec] = {
+    "val_loss": LOSS,
+    "val_balanced_accuracy": SHARE,
+    "val_images": SOME,
+    "best_epoch": COUNT,
 }
 VALIDATION: Mapping[str, MetricSpec] = {
     "val_loss": LOSS,
@@ -120,7 +143,12 @@ def _specs(state: Mapping[str, torch.Tensor]) -> tuple[TensorSpec, ...]:
 
 def training_tensors(study: Study, training: Training) -> tuple[TensorSpec, ...]:
     """What crosses in a training's rounds, both ways."""
-    return _tensors(study.canonical(), training, study.federation.norm)
+    # Trainings that differ in who, where and on what have equal tensors: each is built once.
+    alike = replace(
+        training, key="", participants=(), start=("",) * len(training.start), member=0,
+        selection="", budget=0.0,
+    )  # fmt: skip
+    return _tensors(study.canonical(), alike, norm_of(study, training))
 
 
 def member_tensors(study: Study, plan: Plan, member: str) -> tuple[TensorSpec, ...]:
@@ -132,7 +160,7 @@ def member_tensors(study: Study, plan: Plan, member: str) -> tuple[TensorSpec, .
         return _encoder_tensors(study.canonical(), study.federation.norm)
     key, _ = split_member(member)
     training = plan.trainings[key]
-    if training.stage == "adapt":
+    if training.stage in ("adapt", "finetune_selected"):
         start, _ = split_member(training.start[0])
         training = plan.trainings[start]
     return training_tensors(study, training)
@@ -140,12 +168,15 @@ def member_tensors(study: Study, plan: Plan, member: str) -> tuple[TensorSpec, .
 
 def training_metrics(training: Training) -> Mapping[str, MetricSpec]:
     """The scalars of one reply to a round of training."""
+    if training.stage == "source_classifier":
+        return {**TRAIN, **SOURCE_CLASSIFIER}
     return {**TRAIN, **EXTRA.get(training.stage, VALIDATION)}
 
 
-def validation_metrics() -> Mapping[str, MetricSpec]:
+def validation_metrics(training: Training) -> Mapping[str, MetricSpec]:
     """The scalars of one reply to "how good are these weights on your validation set?"."""
-    return {name: VALIDATION[name] for name in ("val_loss", "val_dice", "val_images")}
+    judged = SOURCE_CLASSIFIER if training.stage == "source_classifier" else VALIDATION
+    return {name: spec for name, spec in judged.items() if name != "best_epoch"}
 
 
 def evaluation_metrics(study: Study, plan: Plan) -> Mapping[str, MetricSpec]:
@@ -154,6 +185,8 @@ def evaluation_metrics(study: Study, plan: Plan) -> Mapping[str, MetricSpec]:
 
 
 def _evaluation(study: Study, plan: Plan) -> Iterator[tuple[str, MetricSpec]]:
+    if not plan.arms:
+        return
     compared: tuple[str, ...] = REFERENCE
     scored = dict.fromkeys((*REFERENCE, *UNREFERENCED), 1.0)
     scored["hd95"] = 2.0 * study.model.image_size

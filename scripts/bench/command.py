@@ -25,6 +25,8 @@ class Bench(StrEnum):
     contrastive = "contrastive"
     phantom = "phantom"
     inference = "inference"
+    selection = "selection"
+    reconstruct = "reconstruct"
 
 
 def bench(
@@ -81,6 +83,10 @@ def records_of(
             from scripts.bench import data
 
             return data.bench(seed=seed)
+        case Bench.reconstruct:
+            from scripts.bench import reconstruct
+
+            return reconstruct.run(seed=seed, **given)
         case Bench.phantom:
             from scripts.bench import phantom
 
@@ -89,6 +95,10 @@ def records_of(
             from scripts.bench import inference
 
             return inference.run(seed=seed, bundle=str(bundle or ""), **given)
+        case Bench.selection:
+            from scripts.bench import selection
+
+            return selection.run(seed=seed, **given)
 
 
 def complete(records: Iterable[Record], seed: int) -> Iterator[Record]:

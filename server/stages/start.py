@@ -6,6 +6,7 @@ Everything random is drawn here, from the study's seed, so that all arms share i
 from pathlib import Path
 from typing import cast
 
+from common.config.selection import SourceClassifier
 from common.config.stages import Finetune
 from common.models.branches import (
     State,
@@ -13,8 +14,10 @@ from common.models.branches import (
     fresh,
     join_members,
     load_shared,
+    norm_of,
     shared_state,
 )
+from common.models.classifier import Classifier, load_classifier_weights
 from common.models.transunet import TransUNet
 from common.models.weights import load_local
 from common.plan import Training
@@ -28,13 +31,27 @@ def starting_weights(context: ServerContext, training: Training) -> State:
     - finetune_mim, finetune_contrastive: the pretrained encoder; decoder and head fresh (P1 3.2.1).
     - lower, upper: random, or [model].weights with `from_weights`.
     - adapt: its members side by side.
+    - source_classifier: random, or ImageNet weights from a local file; diffusion: random.
+    - sphere: the source's classifier under a random projector (P2 2.2); classify: that classifier.
+    - finetune_selected: the member that the source fine-tuned.
     """
     study = context.study
-    norm = study.federation.norm
+    norm = norm_of(study, training)
     if training.stage == "adapt":
         return join_members([context.result(key) for key in training.start])
+    if training.stage in ("classify", "finetune_selected"):
+        return context.result(training.start[0])
     network = fresh(study, training)
     settings = training.settings
+    if training.stage == "sphere":
+        from common.models.sphere import SphereNetwork, from_classifier
+
+        from_classifier(cast(SphereNetwork, network), context.result(training.start[0]))
+        return shared_state(network, norm)
+    if isinstance(settings, SourceClassifier) and training.architecture in settings.weights:
+        load_classifier_weights(
+            cast(Classifier, network), Path(settings.weights[training.architecture])
+        )
     if isinstance(settings, Finetune) and settings.from_weights:
         load_local(cast(TransUNet, network), Path(study.model.weights))
     if training.start:

@@ -4,17 +4,20 @@ import math
 import time
 from collections.abc import Sequence
 
+from common.config.selection import Sphere
 from common.config.stages import Adapt
 from common.models.branches import State
 from common.plan import Training
 from common.wire.payload import digest_of
-from common.wire.vocabulary import training_metrics, training_tensors, validation_metrics
 from server.aggregation import make_rule
 from server.checkpoint import Checkpoint, Record
 from server.context import ServerContext, StudyStopped
 from server.exchange import Question, Refusal, Reply
+from server.stages import annotate
 from server.stages.start import starting_weights
 
+PAIR = 2
+"""Images that a training step needs: BatchNorm knows nothing of one."""
 COUNTERS = ("pairs_masked", "pairs_total", "anchors_without_negatives")
 
 
@@ -59,21 +62,15 @@ def _round(
     rule_state: State,
 ) -> tuple[State, State]:
     started = time.monotonic()
-    specs = training_tensors(context.study, training)
-    question = Question(
-        "train",
-        training.stage,
-        training.key,
-        round_,
-        weights,
-        specs,
-        specs,
-        training_metrics(training),
-    )
+    question = Question.of(
+        context.study, context.plan, "train", training.stage, training.key, round_=round_,
+        weights=weights,
+    )  # fmt: skip
     rule = make_rule(context.study.federation, weights, rule_state)
+    sites = participants(context, training)
     replies: list[Reply] = []
     refused: dict[str, str] = {}
-    for answer in context.exchange.ask(question, training.participants):
+    for answer in context.exchange.ask(question, sites):
         record.count(answer.site, answer.bytes_down, getattr(answer, "bytes_up", 0))
         if isinstance(answer, Refusal):
             refused[answer.site] = answer.reason
@@ -85,10 +82,16 @@ def _round(
         rule.add(answer.weights, weight_of(context, answer))
         replies.append(_without_weights(answer))
         _tell(context, training, round_, answer)
-    check_quorum(context, training, round_, replies, refused)
+    check_quorum(context, training, round_, sites, replies, refused)
+    check_spread(training, round_, replies)
     weights = rule.result()
     loss = _mean(context, replies, "loss")
-    record.metrics = {"loss": loss}
+    # Of several sources' memorisation checks the worst counts.
+    record.metrics = {"loss": loss} | {
+        name: max(float(reply.metrics[name]) for reply in replies)
+        for name in replies[0].metrics
+        if name.startswith("memorisation_")
+    }
     for name in COUNTERS:
         if name in replies[0].metrics:
             record.totals[name] = record.totals.get(name, 0) + sum(
@@ -130,6 +133,7 @@ def check_quorum(
     context: ServerContext,
     training: Training,
     round_: int,
+    sites: Sequence[str],
     replies: Sequence[Reply],
     refused: dict[str, str],
 ) -> None:
@@ -138,13 +142,54 @@ def check_quorum(
     Raises:
         StudyStopped: Naming each site that is missing and why.
     """
-    needed = math.ceil(context.study.federation.quorum * len(training.participants))
+    needed = math.ceil(context.study.federation.quorum * len(sites))
     if len(replies) < max(1, needed):
         reasons = "; ".join(f"{site}: {reason}" for site, reason in refused.items())
         raise StudyStopped(
-            f"{training.key}, round {round_}: {len(replies)} of {len(training.participants)} "
+            f"{training.key}, round {round_}: {len(replies)} of {len(sites)} "
             f"sites replied, {needed} are needed ({reasons})"
         )
+
+
+def participants(context: ServerContext, training: Training) -> tuple[str, ...]:
+    """The sites that train: of those on selected images, the ones with two of them at least.
+
+    Raises:
+        StudyStopped: If no site has.
+    """
+    if not training.selection:
+        return training.participants
+    counts = annotate.annotated(context, training.selection, training.budget)
+    sites = tuple(site for site in training.participants if counts.get(site, 0) >= PAIR)
+    if not sites:
+        raise StudyStopped(
+            f"{training.key}: no site has {PAIR} annotated images of this selection; a larger "
+            "budget is needed"
+        )
+    return sites
+
+
+def check_spread(training: Training, round_: int, replies: Sequence[Reply]) -> None:
+    """The collapse monitor of `sphere`: embeddings that are all alike can choose nothing.
+
+    Raises:
+        StudyStopped: Naming the site, the figure and its bound.
+    """
+    settings = training.settings
+    if not isinstance(settings, Sphere):
+        return
+    for reply in replies:
+        for name, bound in (
+            ("mean_angle", settings.min_angle), ("effective_rank", settings.min_rank),
+        ):  # fmt: skip
+            value = float(reply.metrics[name])
+            if value < bound:
+                raise StudyStopped(
+                    f"{training.key}, round {round_}: the embeddings of {reply.site} have "
+                    f"collapsed: {name} {value:.4g} is below sphere.min_"
+                    f"{name.rpartition('_')[2]} = {bound:g}; try a lower sphere.learning_rate, "
+                    "fewer epochs, or a higher sphere.ema_decay"
+                )
 
 
 def _judge(
@@ -183,16 +228,10 @@ def _validate(
 ) -> float:
     """Ask the labelled sites what the weights are worth, weighted by their validation images."""
     sites = context.study.sources if training.stage == "adapt" else training.participants
-    specs = training_tensors(context.study, training)
-    question = Question(
-        "evaluate",
-        training.stage,
-        training.key,
-        round_,
-        weights,
-        specs,
-        metrics=validation_metrics(),
-    )
+    question = Question.of(
+        context.study, context.plan, "evaluate", training.stage, training.key, round_=round_,
+        weights=weights,
+    )  # fmt: skip
     replies = []
     refused = {}
     for answer in context.exchange.ask(question, sites):

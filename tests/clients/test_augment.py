@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from clients.augment import contrastive_view, segmentation_view
+from clients.augment import classification_view, contrastive_view, segmentation_view
 
 
 def draws(seed: int) -> torch.Generator:
@@ -141,3 +141,28 @@ def test_a_crop_lies_inside_the_image(jitter: float) -> None:
     images = torch.ones(32, 1, 32, 32)
     view = contrastive_view(images, draws(2), jitter=jitter, jitter_probability=0.0)
     assert float(view[..., 1:-1, 1:-1].min()) > 0.99
+
+
+def test_classification_turns_and_flips_and_does_no_more() -> None:
+    images = squares(400)
+    made = classification_view(images, draws(0), degrees=20.0)
+    assert made.shape == images.shape
+    assert float(made.min()) >= 0
+    assert float(made.max()) <= 1
+    # A rotation about the middle keeps each square's distance from it, and its mass.
+    middle = (48 - 1) / 2
+    before = (middles(images) - middle).norm(dim=1)
+    after = (middles(made) - middle).norm(dim=1)
+    assert torch.allclose(before, after, atol=0.3)
+    assert torch.allclose(images.sum((1, 2, 3)), made.sum((1, 2, 3)), rtol=0.02)
+    offset = middles(made) - middle
+    flipped = offset[:, 1] > 0
+    assert 0.4 < float(flipped.float().mean()) < 0.6
+    start = (middles(images) - middle)[0]
+    angles = torch.atan2(offset[:, 0], torch.where(flipped, -offset[:, 1], offset[:, 1]))
+    turned = torch.rad2deg(angles - torch.atan2(start[0], start[1])).abs()
+    turned = torch.minimum(turned, 360 - turned)
+    assert float(turned.max()) < 20.5
+    assert float(turned.mean()) == pytest.approx(10, abs=1)
+    assert torch.equal(made, classification_view(images, draws(0), degrees=20.0))
+    assert not torch.equal(made, classification_view(images, draws(1), degrees=20.0))

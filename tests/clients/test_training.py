@@ -42,13 +42,13 @@ def draws(seed: int = 0) -> torch.Generator:
 
 def test_the_schedule_runs_over_all_rounds() -> None:
     constant = Rounds(rounds=3, epochs=4)
-    assert {rate_factor(constant, epoch) for epoch in (0, 5.5, 12)} == {1.0}
+    assert {rate_factor(constant, done) for done in (0, 1.4, 3)} == {1.0}
     cosine = Rounds(rounds=3, epochs=4, schedule="cosine")
     assert rate_factor(cosine, 0) == 1.0
-    assert rate_factor(cosine, 6) == pytest.approx(0.5)
-    assert rate_factor(cosine, 4) == pytest.approx(0.5 * (1 + math.cos(math.pi / 3)))
-    assert rate_factor(cosine, 12) == pytest.approx(0.0)
-    factors = [rate_factor(cosine, epoch / 4) for epoch in range(49)]
+    assert rate_factor(cosine, 1.5) == pytest.approx(0.5)
+    assert rate_factor(cosine, 1) == pytest.approx(0.5 * (1 + math.cos(math.pi / 3)))
+    assert rate_factor(cosine, 3) == pytest.approx(0.0)
+    factors = [rate_factor(cosine, done / 16) for done in range(49)]
     assert factors == sorted(factors, reverse=True)
 
 

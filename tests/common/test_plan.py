@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
+from common.config.arms import ENCODER_ARMS, SEGMENTATION_ARMS
 from common.config.load import parse_study
-from common.config.study import ARMS, ENCODER_ARMS, Study
+from common.config.study import Study
 from common.plan import Plan, make_plan, split_member
 
 ROLES = {"s1": "source", "s2": "source", "t1": "target", "t2": "target"}
-PLAIN = [arm for arm in ARMS if arm not in ("untrained",)]
+PLAIN = [arm for arm in SEGMENTATION_ARMS if arm not in ("untrained", "ensemble_selected")]
 
 
 def study(*arms: str, roles: dict[str, str] = ROLES, **tables: Any) -> Study:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from clients.annotations import LABEL_COLUMNS, WORKLIST_COLUMNS
 from clients.evaluation import TABLE_COLUMNS
 from common import formats
 
@@ -22,6 +23,11 @@ MODELS: dict[str, type[BaseModel]] = {
     "Summary": formats.Summary,
     "Mean over targets": formats.TargetSummary,
     "Comparison": formats.Comparison,
+    "Selection": formats.SelectionResults,
+    "Classifier": formats.CellResult,
+    "Interval": formats.Interval,
+    "What an arm chose": formats.SelectedResult,
+    "Reconstruction": formats.ReconstructionResult,
     "Traffic": formats.Traffic,
     "epochs.jsonl": formats.EpochLine,
 }
@@ -60,6 +66,8 @@ def test_every_event_has_an_example() -> None:
 def test_nested_fields_are_named_in_words() -> None:
     for section, model in (
         ("study", formats.TrainingPlan),
+        ("study", formats.SelectionPlan),
+        ("Classifier", formats.PairedResult),
         ("Comparison", formats.PairedResult),
         ("Traffic", formats.Bytes),
     ):
@@ -68,3 +76,8 @@ def test_nested_fields_are_named_in_words() -> None:
 
 def test_the_columns_of_the_scores() -> None:
     assert named("scores.csv") == list(TABLE_COLUMNS)
+
+
+def test_the_columns_of_what_experts_are_asked_and_say() -> None:
+    assert named("worklist.csv") == list(WORKLIST_COLUMNS)
+    assert named("labels.csv") == list(LABEL_COLUMNS)

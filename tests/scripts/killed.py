@@ -1,9 +1,10 @@
 """Kills a study again and again, and goes on with it; run by test_resume.py in its own process.
 
-`python -m tests.scripts.killed FOLDER SEED`: FOLDER/plain is a run that nobody disturbs, and
+`python -m tests.scripts.killed FOLDER SEED STUDY`: FOLDER/plain is a run that nobody disturbs, and
 FOLDER/killed/run the same study, killed by SIGKILL at seeded moments: before its n-th touch of a
-file or folder (an opening, a move, a removal), which is where a kill can do harm. Prints one JSON
-line. A study's process is forked from one that has imported everything.
+file or folder (an opening, a move, a removal), which is where a kill can do harm. STUDY is
+"segmenting" or "choosing". Prints one JSON line. A study's process is forked from one that has
+imported everything.
 """
 
 import json
@@ -17,7 +18,7 @@ from typing import Any
 
 from common.config.study import Study
 from scripts.simulate import Engine, run_study_here
-from tests.tiny import tiny
+from tests.tiny import choosing, tiny
 
 TOUCHES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
 MOST_KILLS = 8
@@ -70,12 +71,19 @@ def attempt(study: Study, run: Path, kill_before: int | None) -> int | None:
     return int(said)
 
 
-def main(folder: Path, seed: int) -> None:
-    study = tiny(
+def study_of(kind: str) -> Study:
+    """The study that is killed."""
+    if kind == "choosing":
+        return choosing(arms=["dual", "coreset"])
+    return tiny(
         mim={"rounds": 2, "epochs": 1},
         finetune={"rounds": 2, "epochs": 1},
         federation={"norm": "local", "aggregation": "fedadam"},
     )
+
+
+def main(folder: Path, seed: int, kind: str) -> None:
+    study = study_of(kind)
     draw = random.Random(seed)
     run = folder / "killed" / "run"
     run.parent.mkdir()
@@ -94,4 +102,4 @@ def main(folder: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -175,7 +175,7 @@ def fake_run(run: Path, *, finished: bool = True) -> Path:
 class Page(HTMLParser):
     """Well-formedness, ids, what would be fetched."""
 
-    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "wbr"})
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -98,9 +98,9 @@ def test_no_source_no_target() -> None:
         parse_study({"name": "x"}, "x")
 
 
-def test_finetune_is_what_four_tables_have_in_common() -> None:
+def test_finetune_is_what_five_tables_have_in_common() -> None:
     study = parse_study(tables(finetune={"epochs": 7}, upper={"epochs": 9, "batch": 4}), "x")
-    assert [getattr(study, name).epochs for name in FINETUNES] == [7, 7, 7, 9]
+    assert [getattr(study, name).epochs for name in FINETUNES] == [7, 7, 7, 9, 7]
     assert study.upper.batch == 4
 
 

@@ -1,4 +1,4 @@
-"""What Flower would send to every hospital: code and two templates, whatever lies beside them."""
+"""What Flower would send to every hospital: code and templates, whatever lies beside them."""
 
 import shutil
 import zipfile
@@ -13,7 +13,11 @@ from scripts.engines.ray import stage_app
 
 ROOT = Path(common.__file__).parents[1]
 PACKAGES = ("common", "clients", "server")
-TEMPLATES = ("clients/templates/report.html.md", "server/templates/report.html.md")
+TEMPLATES = tuple(
+    f"{side}/templates/{name}.html.md"
+    for side in ("clients", "server")
+    for name in ("report", "selection")
+)
 STRAYS = (
     "site.toml",
     "cohort.json",

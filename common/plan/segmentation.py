@@ -1,130 +1,36 @@
-"""From arms to trainings: what has to be trained, in which order, starting from what.
+"""The first half of a plan (P1): from arms that segment to trainings."""
 
-Both sides derive the same plan from the same study, so an instruction needs to name a training
-only. Arms that need an equal training share it.
-"""
-
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Literal
 
-from common.config.stages import Adapt, Contrastive, Finetune, Infusion, Mim
+from common.config.selection import budget_name
+from common.config.stages import Finetune
 from common.config.study import Study
-
-Stage = Literal[
-    "mim", "contrastive", "finetune_mim", "finetune_contrastive", "lower", "upper", "adapt"
-]
-Settings = Mim | Contrastive | Finetune | Adapt
-
-UNTRAINED = "untrained"
-"""The member that no training makes: the encoder at its random start."""
+from common.plan.types import UNTRAINED, Arm, Selection, Settings, Stage, Training
 
 
-@dataclass(frozen=True)
-class Training:
-    """One run of a stage over its rounds.
-
-    Attributes:
-        key: `<arm>/<stage>`, with `@<site>` behind it where it belongs to one target. It is also
-            the training's folder below `RUN/state/`.
-        stage: What its sites do.
-        settings: The stage's table with the arm's own changes.
-        participants: The sites that train, in the study's order.
-        start: Keys of the trainings whose weights it starts from; empty: the initial weights.
-            One for fine-tuning (its encoder is taken), the members for `adapt`.
-        member: 0, or the index of a further member of a homogeneous ensemble: another seed.
-    """
-
-    key: str
-    stage: Stage
-    settings: Settings
-    participants: tuple[str, ...]
-    start: tuple[str, ...] = ()
-    member: int = 0
-
-    @property
-    def arm(self) -> str:
-        """The arm that the training is named after."""
-        return self.key.partition("/")[0]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What is compared: members, and how they are fused.
-
-    Attributes:
-        name: The arm.
-        members: For every site the keys of the trainings whose predictions are fused there. A
-            member of an `adapt` training is `<key>#<index>`; `UNTRAINED` has no training. Where
-            representations are scored, each arm has one member: its pretraining.
-        infusion: How they are fused (one member: not at all).
-    """
-
-    name: str
-    members: Mapping[str, tuple[str, ...]]
-    infusion: Infusion
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All trainings of a study, each after what it starts from, and its arms."""
-
-    trainings: Mapping[str, Training]
-    arms: Mapping[str, Arm]
-
-    @property
-    def predictors(self) -> dict[str, tuple[str, ...]]:
-        """Which sites need the predictions of which member: key -> sites."""
-        needed: dict[str, dict[str, None]] = {}
-        for arm in self.arms.values():
-            for site, members in arm.members.items():
-                for member in members:
-                    needed.setdefault(member, {})[site] = None
-        return {member: tuple(sites) for member, sites in needed.items()}
-
-
-def make_plan(study: Study) -> Plan:
-    """Derive the trainings and arms of a study.
+class SegmentationPlanner:
+    """Derives the members of each arm that segments.
 
     With `pretrain.scope = "per_site"` each target has its own encoder and so its own members; at
     a source, which belongs to no target, all of them are fused.
+
+    Args:
+        study: The study.
+        add: Takes a training into the plan, and gives the key that it (or an equal one) has there.
     """
-    return _Planner(study).plan()
 
-
-def split_member(member: str) -> tuple[str, int]:
-    """`"ensemble_adapted/adapt#1"` -> `("ensemble_adapted/adapt", 1)`; no `#` means member 0."""
-    key, _, index = member.partition("#")
-    return key, int(index or 0)
-
-
-class _Planner:
-    """Collects trainings; an equal one that is there already is taken instead."""
-
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, add: Callable[[Training], str]) -> None:
         self.study = study
-        self.trainings: dict[str, Training] = {}
-        self.known: dict[tuple[object, ...], str] = {}
+        self._add = add
 
-    def plan(self) -> Plan:
-        arms: dict[str, Arm] = {name: self._arm(name) for name in self.study.arms}
-        return Plan(self.trainings, arms)
-
-    def _add(self, training: Training) -> str:
-        identity = (
-            training.stage,
-            training.settings,
-            training.participants,
-            training.start,
-            training.member,
-        )
-        if identity not in self.known:
-            self.known[identity] = training.key
-            self.trainings[training.key] = training
-        return self.known[identity]
+    def arms(self) -> dict[str, Arm]:
+        """The arms but `ensemble_selected`, whose trainings wait for a selection."""
+        names = [arm for arm in self.study.segmentation_arms if arm != "ensemble_selected"]
+        return {name: self._arm(name) for name in names}
 
     def _arm(self, name: str) -> Arm:
-        if name.startswith("ensemble_") and name != "ensemble_adapted":
+        if name in ("ensemble_entropy", "ensemble_margin", "ensemble_mean"):
             infusion = self.study.infusion.model_copy(
                 update={"confidence": name.removeprefix("ensemble_")}
             )
@@ -254,3 +160,37 @@ class _Planner:
             for site in group if len(groups) > 1 else sites:
                 members[site] = adapted
         return members
+
+    def selected(self, selection: Selection) -> dict[str, Arm]:
+        """`ensemble_selected_<budget>`: the ensemble, fine-tuned further on selected images."""
+        return {
+            f"ensemble_selected_{budget_name(budget)}": self._selected(selection, budget)
+            for budget in selection.budgets
+        }
+
+    def _selected(self, selection: Selection, budget: float) -> Arm:
+        study = self.study
+        base = self._arm("ensemble")
+        settings = study.finetune_selected
+        sites = self._sites(settings, study.targets)
+        name = f"ensemble_selected_{budget_name(budget)}"
+
+        def further(start: str) -> str:
+            branch = start.replace("/", "-")
+            return self._add(
+                Training(
+                    f"{name}/{branch}/finetune_selected",
+                    "finetune_selected",
+                    settings,
+                    sites,
+                    (start,),
+                    selection=selection.arm,
+                    budget=budget,
+                )
+            )
+
+        members = {
+            site: tuple(further(start) for start in of_site)
+            for site, of_site in base.members.items()
+        }
+        return Arm(name, members, study.infusion)

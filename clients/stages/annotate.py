@@ -1,0 +1,104 @@
+"""annotate: labels of the selected images come to the site; counts go back.
+
+In a simulation the manifest's own labels play the experts. Elsewhere experts' labels come through
+`sonofed labels import`, and each request only counts them. The step `close` settles the labels
+that the study goes on with.
+"""
+
+from collections.abc import Mapping
+
+from clients.annotations import (
+    Label,
+    add_labels,
+    annotated,
+    close_labels,
+    latest,
+    read_labels,
+    read_worklist,
+    utc,
+)
+from clients.data.cache import Digests
+from clients.data.site import SiteData
+from clients.request import Request, Result
+from clients.site import open_site
+from common.config.selection import budget_name
+from common.errors import InputError
+
+READER = "manifest"
+NO_TIME = utc("1970-01-01")
+"""When the manifest's labels are said to have come: a real reader's are always later."""
+TOLD = 5
+"""Changed images that are named one by one."""
+
+
+def run(request: Request) -> Result:
+    """Count wanted and annotated images by arm and budget.
+
+    Raises:
+        InputError: If an arm has not selected yet, or an annotated image's file is another now.
+    """
+    folder = request.site.folder
+    wanted = _wanted(request)
+    data = open_site(request.site, request.study)
+    digests = _digests(data, wanted)
+    if request.study.annotate.labels == "hidden":
+        _take_hidden(request, data, digests)
+    _check_images(request, digests)
+    if request.step == "close":
+        close_labels(folder)
+    counts: dict[str, float | int] = {}
+    for selection in request.plan.selections.values():
+        for budget in selection.budgets:
+            stem = f"{selection.arm}.{budget_name(budget)}"
+            counts[f"{stem}.wanted"] = len(read_worklist(folder, selection.arm, budget))
+            counts[f"{stem}.annotated"] = len(annotated(folder, selection.arm, budget)[0])
+    return Result(counts)
+
+
+def _wanted(request: Request) -> list[str]:
+    """Images of any worklist, each once."""
+    return list(
+        dict.fromkeys(
+            choice.id
+            for selection in request.plan.selections.values()
+            for budget in selection.budgets
+            for choice in read_worklist(request.site.folder, selection.arm, budget)
+        )
+    )
+
+
+def _digests(data: SiteData, wanted: list[str]) -> dict[str, str]:
+    """SHA-256 of each wanted image's file."""
+    known = Digests(data.settings.cache)
+    files = {row.id: row.image for row in data.rows}
+    found = {id_: known.of(files[id_]) for id_ in wanted}
+    known.save()
+    return found
+
+
+def _take_hidden(request: Request, data: SiteData, digests: Mapping[str, str]) -> None:
+    """The manifest's labels as a reader's, for images that have no label yet."""
+    known = latest(read_labels(request.site.folder))
+    places = {row.id: place for place, row in enumerate(data.rows)}
+    ids = [id_ for id_ in digests if id_ not in known]
+    labels = data.labels([places[id_] for id_ in ids], stage="annotate")
+    new = [
+        Label(id_, label, READER, NO_TIME, digests[id_])
+        for id_, label in zip(ids, labels, strict=True)
+        if label in request.study.labels
+    ]
+    add_labels(request.site.folder, new)
+
+
+def _check_images(request: Request, digests: Mapping[str, str]) -> None:
+    labels = latest(read_labels(request.site.folder))
+    changed = [
+        id_ for id_, digest in digests.items()
+        if id_ in labels and labels[id_].image_sha256 != digest
+    ]  # fmt: skip
+    if changed:
+        more = f", and {len(changed) - TOLD} more" if len(changed) > TOLD else ""
+        raise InputError(
+            f"site {request.site.name}: {len(changed)} images are no longer those that were "
+            f"annotated: {', '.join(map(repr, changed[:TOLD]))}{more}"
+        )

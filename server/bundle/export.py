@@ -56,7 +56,7 @@ def open_run(folder: Path) -> Run:
     """Read a run.
 
     Raises:
-        InputError: If it is none, is a smoke run, or scored encoders without segmenting.
+        InputError: If it is none, is a smoke run, or has nothing that segments.
     """
     path = folder / "study.json"
     try:
@@ -68,6 +68,10 @@ def open_run(folder: Path) -> Run:
         raise InputError(f"{folder}: is untrained and makes no bundle: {study.untrained}")
     if study.representation:
         raise InputError(f"{folder}: scored encoders; there is nothing that segments in it")
+    if not study.segmentation_arms:
+        raise InputError(
+            f"{folder}: chose images and trained classifiers; only what segments makes a bundle yet"
+        )
     results = folder / "results.json"
     state = RunFolder(folder)
     counts = {

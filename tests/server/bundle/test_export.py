@@ -164,3 +164,12 @@ def test_monai_s_own_runner_runs_it(carried: Carried, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     for number, size in enumerate([(70, 40), (33, 60)]):
         assert Image.open(tmp_path / "masks" / f"{number}_mask.png").size == size
+
+
+def test_a_study_that_only_classifies_is_refused(own_run: Path) -> None:
+    from common.config.load import load_study
+
+    study = load_study(Path("configs/demo_al.toml"))
+    (own_run / "study.json").write_text(study.canonical())
+    with pytest.raises(InputError, match="only what segments makes a bundle yet"):
+        bundles.open_run(own_run)

@@ -13,8 +13,10 @@ from scripts.audit.command import app as audit
 from scripts.bench.command import bench
 from scripts.compare import compare
 from scripts.gate.command import app as gate
+from scripts.export import export
 from scripts.init import init
 from scripts.phantom.command import phantom
+from scripts.predict import predict
 from scripts.report import report
 from scripts.runs import runs
 from scripts.sweep import sweep
@@ -32,6 +34,8 @@ app.command("sweep")(sweep)
 app.command("compare")(compare)
 app.command("runs")(runs)
 app.command("report")(report)
+app.command("export")(export)
+app.command("predict")(predict)
 app.command("init")(init)
 app.command("phantom")(phantom)
 app.command("bench")(bench)

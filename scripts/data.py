@@ -17,6 +17,7 @@ from clients.data.check import CheckReport, check_folder, find_manifests
 from clients.data.contact_sheet import contact_sheet
 from clients.data.importers.busbra import read_busbra
 from clients.data.importers.busi import read_busi
+from clients.data.importers.dicom import import_dicom
 from clients.data.importers.layout import Found, import_items
 from clients.data.importers.pocus_csv import read_pocus_csv
 from clients.data.readers import load_reader
@@ -29,11 +30,12 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 class Layout(StrEnum):
-    """The published layouts."""
+    """The published layouts, and a folder of DICOM files."""
 
     busi = "busi"
     busbra = "busbra"
     pocus_csv = "pocus-csv"
+    dicom = "dicom"
 
 
 READERS: dict[Layout, Callable[[Path], Found]] = {
@@ -113,8 +115,32 @@ def import_(
     link: Annotated[
         bool, typer.Option(help="Hard-link the files instead of copying them.")
     ] = False,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            help="dicom: file with the key of the pseudonyms, made if missing; it stays at the "
+            "site. Default: pseudonym.key beside DST."
+        ),
+    ] = None,
+    every: Annotated[
+        int, typer.Option(min=1, help="dicom: take every so many-th frame of a clip.")
+    ] = 1,
+    whole_frames: Annotated[
+        bool,
+        typer.Option(
+            help="dicom: take frames whose header names no region as they are, with all that is "
+            "burned into them."
+        ),
+    ] = False,
 ) -> None:
-    """Turn a published set into a folder with index.csv; all of it or nothing."""
+    """Turn a published set, or DICOM ultrasound, into a folder with index.csv; all or nothing.
+
+    Of DICOM only the ultrasound regions are taken; patients and studies become keyed hashes, and
+    nothing of the header but probe, spacing and frame time goes on.
+    """
+    if layout is Layout.dicom:
+        _import_dicom(source, target, key or target.parent / "pseudonym.key", every, whole_frames)
+        return
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"importing {layout}")
         done = import_items(
@@ -134,6 +160,28 @@ def import_(
         console.print(f"{done.merged} masks were merged from several files")
     if done.grouped:
         console.print(f"{done.grouped} images are in groups of near duplicates (column 'group')")
+
+
+def _import_dicom(source: Path, target: Path, key: Path, every: int, whole: bool) -> None:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("importing dicom")
+        done = import_dicom(
+            source,
+            target,
+            key,
+            every=every,
+            whole=whole,
+            progress=lambda count, total: bar.update(task, completed=count, total=total),
+        )
+    console.print(
+        f"{target / 'index.csv'}: {done.frames} frames of {done.clips} clips, "
+        f"{done.patients} patients"
+    )
+    console.print(f"the key of their pseudonyms: {key}; keep it at the site, and keep it")
+    if done.unnamed:
+        console.print(f"{done.unnamed} clips name no patient; their study stands for one")
+    if done.others:
+        console.print(f"{done.others} files are no DICOM and were left alone")
 
 
 def _spec(

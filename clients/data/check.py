@@ -11,19 +11,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.data.burnt_in import find_letters
 from clients.data.cache import Progress
 from clients.data.duplicates import BITS, near_pairs, perceptual_hash
 from clients.data.manifest import MANIFEST, SPLITS, Row, scan_manifest
 from clients.data.preprocess import binary_mask, to_grey8
 from clients.data.readers import (
+    DEFAULTS,
     Reader,
     UnreadableError,
-    check_size,
     coloured_share,
+    fitting_mask,
     load_reader,
     read_image,
     read_mask,
-    read_pillow,
 )
 from clients.data.split import Split, linked, split_rows
 from common.config.data import DataSpec, SplitConfig
@@ -33,7 +34,7 @@ COLOURED = 0.01
 """Share of visibly coloured pixels from which a file is called coloured."""
 
 LISTED = 20
-"""Pairs of near duplicates told one by one; more are counted."""
+"""Pairs of near duplicates, and images with letters, told one by one; more are counted."""
 
 
 @dataclass
@@ -147,6 +148,7 @@ def _check_files(
     """Opens every file; returns the images' hashes, (N, 256), False where unreadable."""
     hashes = np.zeros((len(report.rows), BITS), dtype=bool)
     sizes: list[tuple[int, int]] = []
+    lettered: list[str] = []
     for index, row in enumerate(report.rows):
         place = f"{path}: row {row.number}"
         try:
@@ -156,7 +158,13 @@ def _check_files(
             hashes[index] = perceptual_hash(values)
             if values.max() - values.min() < 1:
                 report.warnings.append(f"{place}: image {row.image} is one single grey")
-            if reader is read_pillow:
+            lettered += [
+                f"{place}: image {row.image} shows {row_of.count} letter-like shapes at columns "
+                f"{row_of.left}-{row_of.right - 1}, rows {row_of.top}-{row_of.bottom - 1}; "
+                "a name may be burned into it"
+                for row_of in find_letters(values)[:1]
+            ]
+            if reader in DEFAULTS:
                 share = coloured_share(row.image, row.frame)
                 if share > COLOURED:
                     report.warnings.append(
@@ -166,9 +174,10 @@ def _check_files(
         except UnreadableError as error:
             report.errors.append(f"{place}: image {row.image} {error}")
         else:
-            _check_mask(report, place, row, grey.shape, reader, classes)
+            _check_mask(report, place, row, (grey.shape[0], grey.shape[1]), reader, classes)
         if progress is not None:
             progress(index + 1, len(report.rows))
+    report.warnings += _shortened(lettered, path, "images with letters")
     if sizes:
         ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
         report.sizes = ordered[0], ordered[-1]
@@ -179,7 +188,7 @@ def _check_mask(
     report: CheckReport,
     place: str,
     row: Row,
-    size: tuple[int, ...],
+    size: tuple[int, int],
     reader: Reader,
     classes: int,
 ) -> None:
@@ -187,7 +196,7 @@ def _check_mask(
         return
     try:
         values = read_mask(reader, row.mask, row.frame, classes=classes)
-        check_size(values.shape, size)
+        values = fitting_mask(values, row.image, size)
     except UnreadableError as error:
         report.errors.append(f"{place}: mask {row.mask} {error}")
         return
@@ -278,7 +287,7 @@ def _check_duplicates(
     report.warnings += _shortened(labels, path)
 
 
-def _shortened(lines: Sequence[str], path: Path) -> list[str]:
+def _shortened(lines: Sequence[str], path: Path, what: str = "pairs") -> list[str]:
     if len(lines) <= LISTED:
         return list(lines)
-    return [*lines[:LISTED], f"{path}: ... and {len(lines) - LISTED} more such pairs"]
+    return [*lines[:LISTED], f"{path}: ... and {len(lines) - LISTED} more such {what}"]

@@ -11,7 +11,7 @@ from scipy.ndimage import binary_erosion
 from clients.data.check import CheckReport
 from clients.data.manifest import Row
 from clients.data.preprocess import square_image, square_mask
-from clients.data.readers import Reader, UnreadableError, read_image, read_mask
+from clients.data.readers import Reader, UnreadableError, fitting_mask, read_image, read_mask
 
 THUMBNAIL = 160
 CAPTION = 26
@@ -80,10 +80,13 @@ def _thumbnail(row: Row, reader: Reader, classes: int) -> NDArray[np.uint8]:
     rgb = np.repeat(square_image(grey, THUMBNAIL)[..., None], 3, axis=2)
     if row.mask is not None:
         values = read_mask(reader, row.mask, row.frame, classes=classes)
-        if values.shape == grey.shape:
-            plane = square_mask(values, THUMBNAIL, classes)
-            for k in range(1, max(classes, 1) + 1):
-                member = plane == k
-                edge = member & ~binary_erosion(member)
-                rgb[edge] = OUTLINES[(k - 1) % len(OUTLINES)]
+        try:
+            values = fitting_mask(values, row.image, (grey.shape[0], grey.shape[1]))
+        except UnreadableError:
+            return rgb  # the check has said that it does not fit
+        plane = square_mask(values, THUMBNAIL, classes)
+        for k in range(1, max(classes, 1) + 1):
+            member = plane == k
+            edge = member & ~binary_erosion(member)
+            rgb[edge] = OUTLINES[(k - 1) % len(OUTLINES)]
     return rgb

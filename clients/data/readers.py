@@ -1,7 +1,8 @@
 """Reads one image file into a grey array; a site may name its own reader in its data spec.
 
-A reader is a callable (Path, frame | None) -> 2-D array: uint8, uint16, or float in [0, 1]. It
-gets the row's frame number because one file may hold a whole sweep.
+The default reads pictures by Pillow, DICOM ultrasound (cut to its regions, blank outside) and
+video. A reader is a callable (Path, frame | None) -> 2-D array: uint8, uint16, or float in [0, 1].
+It gets the row's frame number because one file may hold a whole sweep.
 """
 
 import hashlib
@@ -14,7 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clients.data.dicom import is_dicom, open_dicom
+from clients.data.unreadable import UnreadableError
+from clients.data.video import is_video, luma, open_video
 from common.plugins import load_plugin
+
+__all__ = [
+    "Grey",
+    "Reader",
+    "UnreadableError",
+    "check_size",
+    "coloured_share",
+    "fitting_mask",
+    "load_reader",
+    "open_picture",
+    "picture_size",
+    "read_file",
+    "read_image",
+    "read_mask",
+    "read_pillow",
+    "reader_identity",
+]
 
 Grey = NDArray[Any]
 Reader = Callable[[Path, int | None], Grey]
@@ -25,8 +46,30 @@ COLOUR_STEP = 24
 """Grey levels by which channels must differ before a pixel counts as coloured."""
 
 
-class UnreadableError(Exception):
-    """A file that no picture can be read from; the text says why, without the file's name."""
+def read_file(path: Path, frame: int | None = None) -> Grey:
+    """The default reader: a picture, a frame of a DICOM ultrasound, or a frame of a video, as grey.
+
+    Args:
+        path: The file.
+        frame: Page or frame, from 0; a DICOM with a single frame needs none.
+
+    Returns:
+        (H, W) uint8 or uint16, or float32 in [0, 1] from a floating-point TIFF. Of a DICOM the
+        rectangle around its two-dimensional ultrasound regions, blank outside them.
+
+    Raises:
+        UnreadableError: If the file is damaged, has no such frame, or another kind of content.
+    """
+    if is_dicom(path):
+        clip = open_dicom(path)
+        if frame is None and clip.frames > 1:
+            raise UnreadableError(f"holds {clip.frames} frames, and its row names none")
+        return luma(clip.shown(frame or 0))
+    if is_video(path):
+        if frame is None:
+            raise UnreadableError("is a video, and its row names no frame")
+        return luma(open_video(path).frame(frame))
+    return read_pillow(path, frame)
 
 
 def read_pillow(path: Path, frame: int | None = None) -> Grey:
@@ -46,6 +89,10 @@ def read_pillow(path: Path, frame: int | None = None) -> Grey:
     """
     with open_picture(path, frame) as picture:
         return _grey(picture)
+
+
+DEFAULTS: tuple[Reader, ...] = (read_file, read_pillow)
+"""The readers of this module, whose files' headers and colours are understood here."""
 
 
 def open_picture(path: Path, frame: int | None = None) -> Image.Image:
@@ -69,19 +116,32 @@ def open_picture(path: Path, frame: int | None = None) -> Image.Image:
 
 def coloured_share(path: Path, frame: int | None = None) -> float:
     """Share of pixels, in [0, 1], whose channels differ visibly: 0 for grey stored as RGB."""
+    if is_dicom(path):
+        return coloured(open_dicom(path).shown(frame or 0))
+    if is_video(path):
+        return coloured(open_video(path).frame(frame or 0))
     with Image.open(path, formats=FORMATS) as picture:
         if picture.mode not in {"RGB", "RGBA", "P", "CMYK", "YCbCr"}:
             return 0.0
     with open_picture(path, frame) as picture:
-        rgb = np.asarray(picture.convert("RGB"), dtype=np.int16)
+        return coloured(np.asarray(picture.convert("RGB")))
+
+
+def coloured(pixels: Grey) -> float:
+    """`coloured_share` of pixels: (H, W) is 0, (H, W, 3) as their channels differ."""
+    if pixels.ndim == 2:
+        return 0.0
+    rgb = pixels.astype(np.int16)
     return float((rgb.max(axis=2) - rgb.min(axis=2) > COLOUR_STEP).mean())
 
 
 def picture_size(reader: Reader, path: Path, frame: int | None) -> tuple[int, int]:
-    """Height and width in pixels, from the file's header where the reader is Pillow's."""
-    if reader is not read_pillow:
+    """Height and width in pixels, from the file's header where the default reader reads it."""
+    if reader not in DEFAULTS or is_video(path):
         height, width = read_image(reader, path, frame).shape
         return height, width
+    if is_dicom(path):
+        return open_dicom(path).box.size
     try:
         with Image.open(path, formats=FORMATS) as picture:
             return picture.height, picture.width
@@ -120,17 +180,36 @@ def read_mask(reader: Reader, path: Path, frame: int | None, *, classes: int) ->
     return values
 
 
+def fitting_mask(values: Grey, image: Path, size: tuple[int, int]) -> Grey:
+    """A mask as large as its image; one drawn on a whole DICOM frame is cut as the frame was.
+
+    Args:
+        values: The mask.
+        image: The image file.
+        size: Height and width of the image as it was read.
+
+    Raises:
+        UnreadableError: If it fits neither.
+    """
+    if values.shape != size and is_dicom(image):
+        clip = open_dicom(image)
+        if values.shape == (clip.height, clip.width):
+            return values[clip.box.slices]
+    check_size(values.shape, size)
+    return values
+
+
 def load_reader(name: str | None) -> Reader:
     """Finds the reader that a data spec names.
 
     Args:
-        name: "package.module:name", or None for Pillow's formats.
+        name: "package.module:name", or None for pictures, DICOM and video.
 
     Raises:
         InputError: If it cannot be imported or is no callable.
     """
     if name is None:
-        return read_pillow
+        return read_file
     reader: Reader = load_plugin(name, "reader")
     return reader
 

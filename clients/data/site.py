@@ -18,7 +18,7 @@ from clients.data.manifest import MANIFEST, Row, read_manifest
 from clients.data.preprocess import VERSION, square_image, square_mask
 from clients.data.readers import (
     UnreadableError,
-    check_size,
+    fitting_mask,
     load_reader,
     picture_size,
     read_image,
@@ -206,7 +206,7 @@ class SiteData:
             try:
                 values = read_mask(self._reader, mask, row.frame, classes=classes)
                 size = picture_size(self._reader, row.image, row.frame)
-                check_size(values.shape, size)
+                values = fitting_mask(values, row.image, size)
             except UnreadableError as error:
                 raise InputError(f"{self._place(row)}: mask {mask} {error}") from None
             return square_mask(values, self.side, classes)

@@ -74,7 +74,8 @@ class DataSpec(BaseModel):
         default=None,
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
         description="Own reader 'package.module:name', a callable (Path, frame | None) -> 2-D "
-        "grey array (uint8, uint16, or float in 0..1). Default: PNG, JPEG, TIFF by Pillow.",
+        "grey array (uint8, uint16, or float in 0..1). Default: PNG, JPEG, TIFF, BMP; DICOM "
+        "ultrasound, cut to its regions; MP4, AVI and other video, by the row's frame.",
     )
 
     @field_validator("columns", "extract")

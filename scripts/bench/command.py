@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,7 @@ class Bench(StrEnum):
     step = "step"
     contrastive = "contrastive"
     phantom = "phantom"
+    inference = "inference"
     selection = "selection"
     reconstruct = "reconstruct"
     gate = "gate"
@@ -34,6 +36,9 @@ def bench(
         int | None, typer.Option(min=1, help="Repeats behind each median. Default: the bench's.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the input.")] = 0,
+    bundle: Annotated[
+        Path | None, typer.Option(help="inference: this bundle's weights, not random ones.")
+    ] = None,
     md: Annotated[bool, typer.Option(help="A Markdown table instead of JSON lines.")] = False,
 ) -> None:
     """Measure ours against the plain way, same run, same input; one JSON line each.
@@ -44,7 +49,7 @@ def bench(
     """
     # What the measuring processes inherit; more threads would only measure who else is running.
     os.environ["OMP_NUM_THREADS"] = str(THREADS)
-    lines = complete(records_of(name, repeats, seed), seed)
+    lines = complete(records_of(name, repeats, seed, bundle), seed)
     if md:
         for text in table(lines):
             typer.echo(text)
@@ -53,7 +58,9 @@ def bench(
         typer.echo(json.dumps(line))
 
 
-def records_of(name: Bench, repeats: int | None, seed: int) -> Iterable[Record]:
+def records_of(
+    name: Bench, repeats: int | None, seed: int, bundle: Path | None = None
+) -> Iterable[Record]:
     """Run one bench; each is imported only when it is asked for."""
     given: dict[str, Any] = {} if repeats is None else {"repeats": repeats}
     match name:
@@ -89,6 +96,10 @@ def records_of(name: Bench, repeats: int | None, seed: int) -> Iterable[Record]:
             from scripts.bench import phantom
 
             return phantom.run(**given)
+        case Bench.inference:
+            from scripts.bench import inference
+
+            return inference.run(seed=seed, bundle=str(bundle or ""), **given)
         case Bench.selection:
             from scripts.bench import selection
 
@@ -103,7 +114,7 @@ def complete(records: Iterable[Record], seed: int) -> Iterator[Record]:
             **record,
             "ratio": float(record["reference"]) / float(record["ours"]),
             "machine": where,
-            "threads": THREADS,
+            "threads": record.get("threads", THREADS),
             "seed": seed,
         }
         yield {key: _rounded(value) for key, value in full.items()}

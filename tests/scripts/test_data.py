@@ -7,6 +7,8 @@ from typer.testing import CliRunner
 
 from common.errors import InputError
 from scripts.data import app
+from tests.scripts.conftest import Command
+from tests.ultrasound import moving, region, write_dicom
 
 runner = CliRunner()
 
@@ -87,3 +89,16 @@ def test_import(folder: Path, tmp_path: Path) -> None:
     assert runner.invoke(app, ["check", str(target)]).exit_code == 0
     again = runner.invoke(app, ["import", "pocus-csv", str(source), str(target)])
     assert isinstance(again.exception, InputError)
+
+
+def test_import_dicom_says_where_the_key_lies(sonofed: Command, tmp_path: Path) -> None:
+    source = tmp_path / "archive"
+    source.mkdir()
+    write_dicom(source / "a.dcm", moving(2), regions=[region(0, 0, 31, 31)])
+    said = sonofed("data", "import", "dicom", source, tmp_path / "site")
+    assert said.code == 0, said.err
+    assert "2 frames of 1 clips, 1 patients" in said.out
+    assert f"{tmp_path / 'pseudonym.key'}; keep it at the site" in said.out
+    said = sonofed("data", "import", "dicom", source, tmp_path / "site")
+    assert said.code == 2
+    assert "not an empty folder" in said.err

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from common.wire.records import pack, unpack_weights
-from scripts.bench import aggregate, contrastive, step, wire
+from scripts.bench import aggregate, contrastive, inference, step, wire
 from scripts.bench.full_size import full_size, largest_difference, numbers, reply
 from scripts.bench.measure import Record
 
@@ -70,3 +70,19 @@ def test_the_gradient_difference_is_relative_and_leaves_rounding_out() -> None:
     assert contrastive.gradient_difference(ours, reference) == 0.25
     one, other = np.array([1, 2], np.float32), np.array([1, 4], np.float32)
     assert largest_difference(one, other) == 0.5
+
+
+def test_inference_ends_with_nearly_the_plain_way_s_masks() -> None:
+    lines = checked(
+        inference.run(
+            preset="tiny", frames=2, repeats=1, fresh=False, precisions=("int8", "fp32"),
+            threads=(1,),
+        )
+    )  # fmt: skip
+    assert [line["name"] for line in lines] == [
+        "inference int8, 1 threads", "inference fp32, 1 threads",
+    ]  # fmt: skip
+    assert 0.01 < float(lines[0]["mask_share"]) < 0.9
+    assert 0 < float(lines[0]["mean_branch_difference"]) < 0.02
+    assert float(lines[1]["max_branch_difference"]) < 1e-3
+    assert float(lines[1]["mask_pixels_moved"]) < 1e-4

@@ -1,0 +1,108 @@
+"""The same network in cheaper arithmetic, each part in what it bears.
+
+Nearly all of bfloat16's error sits in the ResNet, which is a seventh of the work: it stays float32.
+The transformer's matrix products, two thirds of the work, bear int8 (weights per output channel,
+activations by their own range, frame by frame), and the decoder bears bfloat16.
+"""
+
+import copy
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from common.bundle.ensemble import Ensemble
+from common.bundle.fold import folded
+from common.errors import InputError
+from common.models.transunet import Encoded, TransUNet
+
+Precision = Literal["fp32", "bf16", "int8"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+
+def in_precision(ensemble: Ensemble, precision: Precision, device: str = "cpu") -> Ensemble:
+    """A copy for inference, BatchNorm and weight standardisation folded.
+
+    Args:
+        ensemble: With its weights; left as it is.
+        precision: `fp32`; `int8`: ResNet float32, transformer int8, decoder bfloat16; `bf16`:
+            everything in bfloat16. Of somebody's own model `int8` quantises the linear layers.
+        device: Where it will run. int8 is for CPUs.
+
+    Raises:
+        InputError: If this machine cannot do it.
+    """
+    if precision == "int8" and not device.startswith("cpu"):
+        raise InputError(f"precision int8 runs on a CPU, not on {device}; take bf16 or fp32")
+    twin: Any = folded(ensemble)
+    for index, member in enumerate(twin.members):
+        if precision == "int8":
+            twin.members[index] = _quantised(member)
+        elif precision == "bf16":
+            twin.members[index] = _Autocast(member, device)
+        twin.members[index].to(device)
+    return twin  # type: ignore[no-any-return]
+
+
+class _Autocast(nn.Module):
+    """Convolutions and matrix products in bfloat16."""
+
+    def __init__(self, member: nn.Module, device: str) -> None:
+        super().__init__()
+        self.member = member
+        self.kind = device.partition(":")[0]
+
+    def forward(self, images_B1SS: Tensor) -> Tensor:
+        with torch.autocast(self.kind, dtype=torch.bfloat16):
+            return self.member(images_B1SS)  # type: ignore[no-any-return]
+
+    def logits_and_feature(self, images_B1SS: Tensor) -> tuple[Tensor, Tensor]:
+        from common.bundle.ensemble import logits_and_feature
+
+        with torch.autocast(self.kind, dtype=torch.bfloat16):
+            return logits_and_feature(self.member, images_B1SS)
+
+
+def _quantised(member: Any) -> Any:
+    if not isinstance(member, TransUNet):
+        return _int8_linears(member)
+    parts: Any = member
+    parts.encoder.resnet = parts.encoder.resnet.to(memory_format=torch.channels_last)
+    parts.encoder.blocks = _int8_linears(parts.encoder.blocks)
+    parts.decoder = _Bfloat16Decoder(parts.decoder)
+    return member
+
+
+class _Bfloat16Decoder(nn.Module):
+    """The decoder in bfloat16, channels last, with float32 at both ends."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = copy.deepcopy(decoder).bfloat16().to(memory_format=torch.channels_last)
+
+    def forward(self, encoded: Encoded) -> Tensor:
+        skips = tuple(
+            skip.to(torch.bfloat16, memory_format=torch.channels_last) for skip in encoded.skips
+        )
+        x: Tensor = self.decoder(Encoded(encoded.tokens_BND.bfloat16(), skips))
+        return x.float()
+
+
+def _int8_linears(module: nn.Module) -> Any:
+    """Dynamic int8 in every `nn.Linear`, by oneDNN: full 8 bits on both sides."""
+    import warnings
+
+    from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
+
+    engines = torch.backends.quantized.supported_engines
+    if "onednn" not in engines:
+        raise InputError("precision int8: this build of torch has no oneDNN; take bf16 or fp32")
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "onednn"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its successor compiles, which takes minutes here
+            quantise: Any = quantize_dynamic
+            return quantise(module, {nn.Linear: per_channel_dynamic_qconfig})
+    finally:
+        torch.backends.quantized.engine = before

@@ -1,0 +1,79 @@
+"""`sonofed export`: a finished run as a bundle that a hospital can run and check."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clients.reference import site_reference
+from clients.site import open_site
+from clients.site_list import read_sites
+from common.bundle.ensemble import Ensemble
+from common.bundle.reference import COHORT, Reference, SiteReference
+from common.errors import InputError
+from common.plugins import look_in
+from scripts.live import say
+from server.bundle import export as bundles
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="New folder for the bundle.")],
+    arm: Annotated[
+        str, typer.Option(help="Which of the study's arms. Default: its first ensemble.")
+    ] = "",
+    site: Annotated[
+        str,
+        typer.Option(help="Whose members, where sites have their own. Default: all, fused."),
+    ] = "",
+    license_file: Annotated[
+        Path | None,
+        typer.Option("--license", help="Your consortium's licence. Default: the software's."),
+    ] = None,
+    reference: Annotated[
+        bool,
+        typer.Option(
+            help="Take aggregate statistics of the training images, by which `predict` flags a "
+            "frame unlike them. Needs the sites' images, so in a simulation only."
+        ),
+    ] = True,
+    parts: Annotated[
+        Path, typer.Option(help="Folder of the study's own code, where it has any.")
+    ] = Path(),
+) -> None:
+    """Write a MONAI Bundle: configs, weights (safetensors, PyTorch, ONNX), model card, digests.
+
+    A smoke run is refused. `sonofed predict` runs it, and so does `python -m monai.bundle run`.
+    """
+    look_in(parts)
+    opened = bundles.open_run(run)
+    config, ensemble = bundles.assemble(opened, arm, site)
+    found = reference_of(opened, ensemble) if reference else None
+    digest = bundles.export(
+        opened, config, ensemble, out, reference=found, license_file=license_file,
+        step=lambda words: say(f"writing {words}"),
+    )  # fmt: skip
+    say(f"{out}: {config.arm} of {config.study}, {len(config.members)} members, digest {digest}")
+    if config.calibration != "none":
+        say(f"calibration {config.calibration}: see {out / 'docs/README.md'}")
+
+
+def reference_of(run: bundles.Run, ensemble: Ensemble) -> Reference | None:
+    """The sites' aggregates, where their images lie here; says which site gives none, and why."""
+    listed = run.folder / "sites" / "sites.json"
+    if not listed.exists():
+        say("no site's images are here: the bundle carries no reference statistics")
+        return None
+    study = run.study.for_sites()
+    sites: dict[str, SiteReference] = {}
+    for site in read_sites(listed):
+        try:
+            found = site_reference(open_site(site, study), ensemble)
+        except InputError as error:
+            say(f"{site.name}: no reference statistics: {error.problems[0]}")
+            continue
+        if found is None:
+            say(f"{site.name}: no reference statistics: fewer than {COHORT} patients to train on")
+            continue
+        sites[site.name] = found
+    return Reference(sites=sites) if sites else None

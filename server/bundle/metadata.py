@@ -1,0 +1,194 @@
+"""`configs/metadata.json`, `configs/inference.json` and `configs/federation.json` of a bundle."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import common
+from common.bundle.ensemble import EnsembleConfig
+from common.bundle.files import VERSION
+from common.config.study import Study
+from common.formats import Results
+
+SCHEMA_URL = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
+    "meta_schema_20240725.json"
+)
+SCHEMA_FILE = Path(common.__file__).parent / "bundle" / "metadata.schema.json"
+"""The same constraints, shipped: nothing is downloaded."""
+
+RUN_PACKAGES = ("sonofed", "timm", "pydantic", "safetensors", "pillow", "pytorch-ignite", "fire")
+"""What MONAI's runner needs beside MONAI."""
+
+FIRST_PARTY = ("common", "clients", "server")
+
+INTENDED_USE = (
+    "Research. Not a medical device: nobody has cleared it for diagnosis or treatment. Check it on "
+    "images of your own device before you rely on any mask."
+)
+
+
+def metadata(config: EnsembleConfig, results: Results | None) -> dict[str, Any]:
+    """`configs/metadata.json` as MONAI's schema wants it."""
+    side, channels = config.model.image_size, config.channels
+    names = config.class_names
+    plane = {"type": "image", "spatial_shape": [side, side], "dtype": "float32",
+             "value_range": [0, 1], "is_patch_data": False}  # fmt: skip
+    return {
+        "schema": SCHEMA_URL,
+        "version": _version("sonofed"),
+        "changelog": {_version("sonofed"): f"exported from study {config.study}"},
+        "monai_version": _version("monai"),
+        "pytorch_version": torch.__version__.partition("+")[0],
+        "numpy_version": np.__version__,
+        "required_packages_version": {name: _version(name) for name in RUN_PACKAGES},
+        "name": f"{config.study}, {config.arm}",
+        "task": f"Ultrasound segmentation: {', '.join(names)}",
+        "description": (
+            f"{len(config.members)} TransUNet branches, trained in a federation of hospitals that "
+            "shared weights and no images, fused pixel by pixel by their confidence."
+            if config.model.name is None
+            else f"{len(config.members)} networks of {config.model.name}, trained in a federation "
+            "of hospitals that shared weights and no images, fused pixel by pixel."
+        ),
+        "authors": "the sites of the study; made with sonofed",
+        "copyright": "the sites of the study",
+        "data_type": "grey B-mode frames: PNG, JPEG, TIFF, DICOM, video",
+        "image_classes": "one grey channel in [0, 1], padded right and below to a square",
+        "pred_classes": f"{channels} probabilities: {', '.join(names)}",
+        "eval_metrics": _metrics(config.arm, results),
+        "intended_use": INTENDED_USE,
+        "references": [],
+        "supported_apps": {},
+        "network_data_format": {
+            "inputs": {"image": plane | {
+                "format": "magnitude", "modality": "US", "num_channels": 1,
+                "channel_def": {"0": "grey"},
+            }},
+            "outputs": {"pred": plane | {
+                "format": "probabilities", "modality": "n/a", "num_channels": channels,
+                "channel_def": {str(index): name for index, name in enumerate(names)},
+            }},
+        },
+    }  # fmt: skip
+
+
+def inference(config: EnsembleConfig) -> dict[str, Any]:
+    """`configs/inference.json`: masks of a folder of pictures with MONAI's own parts.
+
+    `python -m monai.bundle run --config_file BUNDLE/configs/inference.json --dataset_dir DIR
+    --output_dir OUT`. It finds its bundle by the search path that MONAI extends before it runs.
+    """
+    side, threshold = config.model.image_size, config.infusion.threshold
+    return {
+        "imports": ["$import glob", "$import os", "$import sys", "$import torch"],
+        "bundle_root": "$next((p for p in sys.path[1:] if os.path.isfile(os.path.join(p, "
+                       "'configs', 'ensemble.json'))), '.')",
+        "dataset_dir": "$@bundle_root + '/images'",
+        "output_dir": "$@bundle_root + '/masks'",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "side": side,
+        "threshold": threshold,
+        "datalist": "$[{'image': p} for p in sorted(glob.glob(os.path.join(@dataset_dir, '*'))) "
+                    "if p.lower().endswith(('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp'))]",
+        "network_def": {"_target_": "common.bundle.ensemble.network_def", "bundle": "@bundle_root"},
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {"_target_": "Compose", "transforms": [
+            {"_target_": "LoadImaged", "keys": "image", "reader": "PILReader",
+             "converter": "$lambda picture: picture.convert('L')",
+             "image_only": True},
+            {"_target_": "EnsureChannelFirstd", "keys": "image", "channel_dim": "no_channel"},
+            {"_target_": "common.bundle.transforms.Squares", "side": "@side"},
+        ]},
+        "dataset": {"_target_": "Dataset", "data": "@datalist", "transform": "@preprocessing"},
+        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1,
+                       "shuffle": False, "num_workers": 0},
+        "inferer": {"_target_": "SimpleInferer"},
+        "postprocessing": {"_target_": "Compose", "transforms": [
+            {"_target_": "common.bundle.transforms.Masks", "threshold": "@threshold"},
+            {"_target_": "SaveImaged", "keys": "mask", "writer": "PILWriter",
+             "output_dir": "@output_dir", "output_ext": ".png", "output_postfix": "mask",
+             "output_dtype": "$'uint8'", "resample": False, "separate_folder": False},
+        ]},
+        "handlers": [
+            {"_target_": "CheckpointLoader",
+             "load_path": "$@bundle_root + '/models/model.pt'",
+             "load_dict": {"model": "@network"}, "map_location": "@device"},
+        ],
+        "evaluator": {"_target_": "SupervisedEvaluator", "device": "@device",
+                      "val_data_loader": "@dataloader", "network": "@network",
+                      "inferer": "@inferer", "postprocessing": "@postprocessing",
+                      "val_handlers": "@handlers"},
+        "run": ["$@evaluator.run()"],
+    }  # fmt: skip
+
+
+def federation(
+    study: Study,
+    *,
+    counts: Mapping[str, Mapping[str, float]],
+    rounds: Mapping[str, int],
+    weights_sha256: str,
+    results: Results | None,
+) -> dict[str, Any]:
+    """`configs/federation.json`: where the ensemble comes from. Names of sites, counts, digests."""
+    return {
+        "version": VERSION,
+        "study": study.name,
+        "sites": {
+            name: {"role": site.role, "counts": dict(counts.get(name, {}))}
+            for name, site in study.sites.items()
+        },
+        "rounds": dict(rounds),
+        "digests": {
+            "study": study.digest,
+            "code": code_digest(),
+            "weights": weights_sha256,
+            "results": _results_digest(results),
+        },
+        "sonofed": _version("sonofed"),
+        "seed": study.seed,
+        "own_parts": list(study.own_parts),
+    }
+
+
+def code_digest() -> str:
+    """SHA-256 over the first-party code that hospitals and centre run, file by file."""
+    digest = hashlib.sha256()
+    root = Path(common.__file__).parents[1]
+    for package in FIRST_PARTY:
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _results_digest(results: Results | None) -> str:
+    if results is None:
+        return ""
+    text = json.dumps(results.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _metrics(arm: str, results: Results | None) -> dict[str, float]:
+    """Means over the target sites, where they had references."""
+    if results is None or arm not in results.arms:
+        return {}
+    return {
+        f"mean_{name}": round(summary.mean, 4)
+        for name, summary in results.arms[arm].targets.items()
+        if "@" not in name
+    }

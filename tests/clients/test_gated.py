@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ConfigRecord, Context, Error, Message, RecordDict
 
-from clients import gated
+from clients import exchanges, gated
 from clients.app import SITES_VARIABLE
 from clients.gate.book import Book
 from clients.gate.policy import Policy
@@ -163,7 +163,7 @@ def test_no_part_is_imported_that_the_site_does_not_allow(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A policy made from the vocabulary builds the study's model: it must not build just any."""
-    monkeypatch.setattr(gated, "policy_of", gated.simulation_policy)
+    monkeypatch.setattr(gated, "policy_of", exchanges.simulation_policy)
     study = tiny(model={"name": "nowhere.at_all:Model", "image_size": 32})
     asked = instruction(json.loads(study.for_sites().canonical()))
     assert answer(asked, CONTEXT, honest).error.code == gate.REFUSED_INSTRUCTION

@@ -286,7 +286,7 @@ def test_a_text_encoder_without_folder_or_package(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="needs a local folder"):
         encode_prompt(Diffusion(text="clip", text_weights=str(tmp_path / "none")))
     for text in ("clip", "biomedclip"):
-        settings = Diffusion(text=text, text_weights=str(tmp_path))  # type: ignore[arg-type]
+        settings = Diffusion(text=text, text_weights=str(tmp_path))
         with pytest.raises(InputError, match=r"needs the package|unreadable|there is no"):
             encode_prompt(settings)
 

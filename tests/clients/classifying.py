@@ -38,7 +38,7 @@ TABLES: dict[str, Any] = {
     },
     "select": {"budgets": [0.5]},
     "classify": {"architectures": [ARCHITECTURE, OTHER], "epochs": 3, "batch": 4},
-    "evaluate": {"bootstrap": 100},
+    "evaluate": {"bootstrap": 100, "overlays": 0},
     "compute": {"batch": 4},
 }  # fmt: skip
 

@@ -29,7 +29,8 @@ def test_bytes_and_steps_are_what_the_run_moved_and_did(finished: Finished) -> N
     events = [json.loads(x) for x in (finished.folder / "metrics.jsonl").read_text().splitlines()]
     for event in events:
         if event["event"] == "reply":
-            assert counts[event["site"]].of(event["stage"]) == event["examples"]
+            training = plan.trainings[event["training"]]
+            assert counts[event["site"]].of(training) == event["examples"]
 
 
 def test_the_command_writes_nothing(sonofed: Command, sites: Path, tmp_path: Path) -> None:

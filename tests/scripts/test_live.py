@@ -140,7 +140,8 @@ def test_plain_lines(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture
         "event": "refused", "training": "mim/mim", "round": 1, "site": "bo", "reason": "[late]",
     }  # fmt: skip
     round_ = {
-        "event": "round", "training": "lower/lower", "round": 1, "rounds": 1, "val_loss": 1.25,
+        "event": "round", "training": "lower/lower", "stage": "lower", "round": 1, "rounds": 1,
+        "val_loss": 1.25,
     }  # fmt: skip
     with Live(tmp_path, study), path.open("a") as file:
         for event in (enrol("ada"), refusal, reply("lower/lower", "ada", 1, 1), round_):

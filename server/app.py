@@ -172,6 +172,9 @@ def main(grid: Grid, context: Context) -> None:
     study = Study.model_validate_json((folder / "study.json").read_text(encoding="utf-8"))
     tracker = Both(JsonLines(folder / "metrics.jsonl"), TensorBoard(folder / "tensorboard"))
     jobs = int(str(context.run_config.get("jobs", 0))) or study.compute.jobs
+    run = RunFolder(folder)
+    if grid.run.fab_hash:  # a simulation sends no code
+        run.write_state("code", {"bundle": grid.run.fab_hash})
     with Receipts(folder) as receipts:
         exchange = GridExchange(grid, study, jobs, receipts)
-        run_study(ServerContext(study, make_plan(study), RunFolder(folder), exchange, tracker))
+        run_study(ServerContext(study, make_plan(study), run, exchange, tracker))

@@ -25,6 +25,7 @@ from common.models.branches import load_shared
 from common.plan import Plan, make_plan, split_member
 from common.wire.payload import digest_of
 from server.bundle.card import card
+from server.bundle.ledgers import ledger_heads
 from server.bundle.members import choose
 from server.bundle.metadata import SCHEMA_FILE, federation, inference, metadata
 from server.bundle.onnx import export_onnx
@@ -178,6 +179,8 @@ def _write_configs(
         rounds=_rounds(run, config),
         weights_sha256=weights,
         results=run.results,
+        ledgers=ledger_heads(run.folder),
+        bundle=str((RunFolder(run.folder).read_state("code") or {}).get("bundle", "")),
     )
     files.write_json(part / files.FEDERATION, origin)
 

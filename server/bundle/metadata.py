@@ -136,8 +136,20 @@ def federation(
     rounds: Mapping[str, int],
     weights_sha256: str,
     results: Results | None,
+    ledgers: Mapping[str, Any],
+    bundle: str,
 ) -> dict[str, Any]:
-    """`configs/federation.json`: where the ensemble comes from. Names of sites, counts, digests."""
+    """`configs/federation.json`: where the ensemble comes from. Names of sites, counts, digests.
+
+    Args:
+        study: The study.
+        counts: Site to what it said of itself.
+        rounds: Training to the rounds done.
+        weights_sha256: Over the network's tensors.
+        results: What was found, if it was evaluated.
+        ledgers: How far the sites' ledgers had come.
+        bundle: SHA-256 of the code that was sent to the sites; empty where none was (a simulation).
+    """
     return {
         "version": VERSION,
         "study": study.name,
@@ -151,7 +163,9 @@ def federation(
             "code": code_digest(),
             "weights": weights_sha256,
             "results": _results_digest(results),
-        },
+        }
+        | ({"bundle": bundle} if bundle else {}),
+        "ledgers": dict(ledgers),
         "sonofed": _version("sonofed"),
         "seed": study.seed,
         "own_parts": list(study.own_parts),

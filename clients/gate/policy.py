@@ -102,7 +102,7 @@ class Cohort(_Table):
 
     minimum: int = Field(default=5, ge=1, description="a count between 1 and this is refused")
     counts: tuple[str, ...] = Field(
-        default=("patients", "train_patients", "test_patients", "*.n_patients", "val_images"),
+        default=("patients", "train_patients", "test_patients", "*.n_patients", "val_patients"),
         description="metrics that count people (or what stands for them): shell patterns",
     )
 

@@ -19,7 +19,7 @@ from clients.infusion import fuse, pixel_weight
 from clients.norm import keep_norm, last_norm, take_norm
 from clients.request import Request, Result
 from clients.site import open_site, training_rows
-from clients.stages.finetune import with_masks
+from clients.stages.finetune import validation_metrics, with_masks
 from clients.training import (
     SegmentationSums,
     accumulated,
@@ -123,7 +123,7 @@ def check(request: Request) -> Result:
         if settings.adabn or (local and own is None):
             adapt_batch_norm(member, image_batches(data, data.split.train, study.compute))
     sums = _fused_sums(members, data, study)
-    return Result({"val_loss": sums.loss, "val_dice": sums.dice, "val_images": sums.images})
+    return Result(validation_metrics(sums, data))
 
 
 def average(teachers: nn.Module, students: nn.Module, decay: float) -> None:

@@ -83,9 +83,7 @@ def run(request: Request) -> Result:
     keep_norm(request, network)
     metrics = {
         **progress.metrics(best_epoch - 1),
-        "val_loss": best_sums.loss,
-        "val_dice": best_sums.dice,
-        "val_images": best_sums.images,
+        **validation_metrics(best_sums, data),
         "best_epoch": best_epoch,
     }
     return Result(metrics, shared_state(network, study.federation.norm))
@@ -171,7 +169,7 @@ def check(request: Request) -> Result:
     take_norm(request, network, after=True)
     network.to(request.study.compute.device)
     sums = validate(network, data, request.training.stage, request.study, settings)
-    return Result({"val_loss": sums.loss, "val_dice": sums.dice, "val_images": sums.images})
+    return Result(validation_metrics(sums, data))
 
 
 def loss_function(settings: Finetune) -> SegmentationLoss:
@@ -187,6 +185,17 @@ def with_masks(data: SiteData, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Those of the rows that have a mask."""
     masked: NDArray[np.int64] = rows[data.has_mask[rows]]
     return masked
+
+
+def validation_metrics(sums: SegmentationSums, data: SiteData) -> dict[str, float | int]:
+    """What a site says of its validation images, and of how many patients they are."""
+    rows = with_masks(data, data.split.val)
+    return {
+        "val_loss": sums.loss,
+        "val_dice": sums.dice,
+        "val_images": sums.images,
+        "val_patients": len(np.unique(data.clusters[rows])),
+    }
 
 
 def validate(

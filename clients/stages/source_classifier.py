@@ -36,8 +36,9 @@ from common.models.branches import fresh, load_shared, shared_state
 class Validation:
     """Cross-entropy and confusion over the validation images, each once."""
 
-    def __init__(self, loss: float, confusion_CC: NDArray[np.int64]) -> None:
+    def __init__(self, loss: float, confusion_CC: NDArray[np.int64], patients: int) -> None:
         self.loss = loss
+        self.patients = patients
         self.images = int(confusion_CC.sum())
         self.balanced_accuracy = balanced_accuracy(confusion_CC)
 
@@ -47,6 +48,7 @@ class Validation:
             "val_loss": self.loss,
             "val_balanced_accuracy": self.balanced_accuracy,
             "val_images": self.images,
+            "val_patients": self.patients,
         }
 
 
@@ -182,4 +184,4 @@ def validate(
             logits.append(logits_BC.numpy())
     logits_NC = np.concatenate(logits)
     found_CC = confusion(logits_NC.argmax(axis=1), codes_N[rows], logits_NC.shape[1])
-    return Validation(total / len(rows), found_CC)
+    return Validation(total / len(rows), found_CC, len(np.unique(data.clusters[rows])))

@@ -102,12 +102,14 @@ SOURCE_CLASSIFIER: Mapping[str, MetricSpec] = {
     "val_loss": LOSS,
     "val_balanced_accuracy": SHARE,
     "val_images": SOME,
+    "val_patients": SOME,
     "best_epoch": COUNT,
 }
 VALIDATION: Mapping[str, MetricSpec] = {
     "val_loss": LOSS,
     "val_dice": SHARE,
     "val_images": SOME,
+    "val_patients": SOME,
     "best_epoch": COUNT,
 }
 RETRIEVAL = ("recall_at_1", "map")

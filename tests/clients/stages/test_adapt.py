@@ -107,7 +107,8 @@ def test_a_single_member_teaches_itself(make_world: Callable[..., World]) -> Non
 def test_only_a_source_is_asked_what_members_are_worth(world: World) -> None:
     weights = world.start(KEY)
     metrics = world.ask("ada", "evaluate.adapt", KEY, weights).metrics
-    assert set(metrics) == {"val_loss", "val_dice", "val_images"}
+    assert set(metrics) == {"val_loss", "val_dice", "val_images", "val_patients"}
+    assert (metrics["val_images"], metrics["val_patients"]) == (4, 1)
     assert metrics == world.ask("ada", "evaluate.adapt", KEY, weights).metrics
     reply = world.deliver("bo", world.message("bo", "evaluate.adapt", KEY, weights))
     assert reply.error.code == ERROR_FAILED

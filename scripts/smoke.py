@@ -31,6 +31,8 @@ STAGES = (
     "source_classifier", "diffusion", "sphere", "classify", "finetune_selected",
 )  # fmt: skip
 PAIR = 2
+SIDE = 128
+"""Pixels of a side in a study that only chooses images and classifies."""
 WANTED = {"train": 2, "val": 1, "test": 2}
 """Images a site keeps: one batch of two, two for self-supervision with the validation image."""
 
@@ -83,6 +85,10 @@ def smoke_study(study: Study, data_root: Path) -> Smoke:
             else table
             for stage, table in tables.items()
         }
+    if not study.segmentation_arms and not study.representation and model.image_size > SIDE:
+        # A choosing study repeats a training for each arm: at full size that takes half an hour.
+        words.append(f"{SIDE} px in place of {model.image_size}")
+        model = model.model_copy(update={"image_size": SIDE})
     compute = study.compute.model_copy(
         update={
             "batch": PAIR,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from common.config.data import nearest
 from common.errors import InputError
+from common.models.layouts import from_efficientnet_pytorch
 from common.models.weights import read_tensors
 
 __all__ = ["Classifier", "load_classifier_weights", "share_backbone"]
@@ -123,7 +124,8 @@ def _nearest(architecture: str, known: list[str]) -> str:
 def load_classifier_weights(classifier: Classifier, path: Path | str) -> None:
     """Fill a classifier from a local file with timm's (or torchvision's) own names.
 
-    The last layer is taken only where it has as many classes; ImageNet's thousand are left out.
+    An EfficientNet's may have efficientnet_pytorch's. The last layer is taken only where it has as
+    many classes; ImageNet's thousand are left out.
 
     Args:
         classifier: Filled in place; untouched where the file is refused.
@@ -134,6 +136,8 @@ def load_classifier_weights(classifier: Classifier, path: Path | str) -> None:
     """
     what = f"weights {path}"
     raw = read_tensors(Path(path), what)
+    if "_conv_stem.weight" in raw:
+        raw = from_efficientnet_pytorch(raw, classifier.network.state_dict())
     found = {f"network.{name}": torch.as_tensor(tensor) for name, tensor in raw.items()}
     own = classifier.state_dict()
     head = classifier.head_names

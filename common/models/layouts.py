@@ -1,10 +1,12 @@
-"""Where the published layouts of a TransUNet's weights put each of our tensors.
+"""Where published layouts of weights put each of our tensors.
 
 Every function here renames (and joins or transposes) tensors; none touches a model or a file.
 
 - published TransUNet: ``transformer.embeddings.hybrid_model.root.conv.weight``, ...
 - JAX ImageNet-21k ``R50+ViT-B_16.npz``: ``conv_root/kernel``, ``Transformer/encoderblock_0/...``
 - timm ``vit_base_r50_s16_224``: ``patch_embed.backbone.stem.conv.weight``, ``blocks.0...``
+
+And an EfficientNet's in the layout of efficientnet_pytorch: ``_blocks.0._depthwise_conv.weight``.
 """
 
 import re
@@ -19,6 +21,7 @@ from torch.nn import functional as F
 from common.errors import InputError
 
 __all__ = [
+    "from_efficientnet_pytorch",
     "from_npz",
     "from_official",
     "from_timm",
@@ -265,3 +268,58 @@ def load_strict(model: nn.Module, tensors: Mapping[str, Tensor], what: str) -> N
     left_over = [f"{what}: tensor {name} fits nowhere" for name in tensors if name not in own]
     refuse(misfits(own, tensors, what) + left_over)
     model.load_state_dict(dict(tensors), strict=False)
+
+
+_EFFICIENTNET = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_WIDENING = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_se_reduce": "se.conv_reduce",
+    "_se_expand": "se.conv_expand",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_SEPARABLE = _WIDENING | {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+"""The first stage's blocks widen nothing; timm numbers their norms from there."""
+
+
+def from_efficientnet_pytorch(
+    raw: Mapping[str, Tensor], wanted: Iterable[str]
+) -> dict[str, Tensor]:
+    """An EfficientNet's tensors from efficientnet_pytorch's names to timm's.
+
+    Args:
+        raw: The file's; blocks are numbered through.
+        wanted: timm's names, which say how many blocks a stage has.
+
+    Returns:
+        By timm's names; a name that is not known stays as it is.
+    """
+    stages = {tuple(map(int, n.split(".")[1:3])) for n in wanted if n.startswith("blocks.")}
+    blocks = [f"blocks.{stage}.{block}" for stage, block in sorted(stages)]
+    widening = {name.split(".")[1] for name in raw if "._expand_conv." in name}
+    found = {}
+    for name, tensor in raw.items():
+        head, _, rest = name.partition(".")
+        if head == "_blocks":
+            number, part, leaf = rest.split(".", 2)
+            parts = _WIDENING if number in widening else _SEPARABLE
+            if number.isdigit() and int(number) < len(blocks) and part in parts:
+                name = f"{blocks[int(number)]}.{parts[part]}.{leaf}"
+        elif head in _EFFICIENTNET:
+            name = f"{_EFFICIENTNET[head]}.{rest}"
+        found[name] = tensor
+    return found

@@ -67,6 +67,35 @@ def test_the_full_size_study_is_cut_down(tmp_path: Path) -> None:
     assert small.finetune_mim.momentum == 0.99
 
 
+def test_the_full_choosing_study_is_cut_down(tmp_path: Path) -> None:
+    study = load_study(CONFIGS / "breast_al_full.toml")
+    small = smoke_study(study, tmp_path).study
+    assert small.arms == study.arms
+    assert small.model.image_size == smoke_module.SIDE < study.model.image_size
+    assert small.sphere.architecture == "resnet50"
+    assert small.select.budgets == (1.0,)
+    for words in (
+        "128 px in place of 512", "a tiny diffusion model", "no text", "no LPIPS",
+        "resnet50 alone of the classifiers", "random weights for resnet50",
+    ):  # fmt: skip
+        assert words in small.untrained, words
+
+
+@pytest.mark.slow
+def test_the_full_choosing_study_passes_through_every_stage(
+    sonofed: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    study = CONFIGS / "breast_al_full.toml"
+    said = sonofed("simulate", study, "--data-root", tmp_path, "--out", out, "--smoke")
+    assert said.code == 0, said
+    results = read_results(out / "results.json")
+    assert results.selection is not None
+    assert {cell.arm for cell in results.selection.cells} == set(load_study(study).arms)
+    (note,) = [note for note in results.notes if note.startswith("untrained")]
+    assert "phantom images in place of the data of logiq_e9, logiq_5, logiq_7" in note
+
+
 def test_optimisers_give_way_where_memory_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,6 +129,38 @@ def test_torchvisions_own_weights(tmp_path: Path) -> None:
         assert torch.equal(network.features(images()), published(images().repeat(1, 3, 1, 1)))
 
 
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "efficientnet_b0"])
+def test_efficientnet_pytorchs_layout(tmp_path: Path, name: str) -> None:
+    """Its modules come in timm's order: a network's own tensors under its names, in that order."""
+    torch.manual_seed(5)
+    published: Any = timm.create_model(name, num_classes=7).eval()
+    names = ["_conv_stem", "_bn0"]
+    for number, block in enumerate(b for stage in published.blocks for b in stage):
+        own = ["_expand_conv", "_bn0"] if hasattr(block, "conv_pwl") else []
+        own += ["_depthwise_conv", "_bn1"]
+        own += ["_se_reduce", "_se_expand"] if name == "efficientnet_b0" else []
+        names += [f"_blocks.{number}.{part}" for part in [*own, "_project_conv", "_bn2"]]
+    names += ["_conv_head", "_bn1", "_fc"]
+    modules = [(n, dict(m.state_dict())) for n, m in published.named_modules() if _has_own(m)]
+    theirs = {
+        f"{new}.{leaf}": tensor
+        for new, (_, state) in zip(names, modules, strict=True)
+        for leaf, tensor in state.items()
+    }
+    torch.save(theirs, tmp_path / "theirs.pth")
+    network = made(name)
+    load_classifier_weights(network, tmp_path / "theirs.pth")
+    with torch.inference_mode():
+        rgb = images().repeat(1, 3, 1, 1)
+        pooled = published.forward_head(published.forward_features(rgb), pre_logits=True)
+        assert torch.equal(network.features(images()), pooled)
+
+
+def _has_own(module: nn.Module) -> bool:
+    """Whether a module has tensors itself, not only in its parts."""
+    return bool([*module.parameters(recurse=False), *module.buffers(recurse=False)])
+
+
 def test_wrong_weights_are_refused_and_change_nothing(tmp_path: Path) -> None:
     network = made("resnet10t")
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -14,9 +14,9 @@ from clients.exchanges import manifest_of, split_name
 from clients.gate import manifest as manifests
 from clients.gate.facts import InstructionFacts, ReplyFacts, TensorFacts
 from clients.gate.manifest import Exchange, Manifest, Tensor
-from clients.gate.payload import DTYPES, npy_header
 from clients.gate.policy import Policy, Rule, judge
 from clients.gate.policy_file import load_file
+from clients.gate.tensors import DTYPES, npy_header
 from common.config.load import load_study
 from common.config.study import Study
 from common.own_parts import check_own_parts

@@ -21,11 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import common
-from clients.gate import payload
+from clients.gate import payload, tensors
 from clients.gate.facts import RefusedError
-from clients.gate.objects import message_from_objects, objects_of
 from clients.gate.payload import (
-    npy_header,
     read_instruction,
     read_reply,
     without_receipt,
@@ -33,10 +31,20 @@ from clients.gate.payload import (
     write_reply,
 )
 from clients.gate.policy import judge
+from clients.gate.tensors import npy_header
 from common.wire import records
 from common.wire.digest import message_digest
 from common.wire.gate import GATE_ERRORS, LEDGER, REFUSED_INSTRUCTION
-from tests.clients.gate.world import NUMBERS, STUDY, arrays, instruction, policy, reply_to
+from tests.clients.gate.world import (
+    NUMBERS,
+    STUDY,
+    arrays,
+    instruction,
+    message_from_objects,
+    objects_of,
+    policy,
+    reply_to,
+)
 
 ROOT = Path(common.__file__).parents[1]
 POLICY = policy()
@@ -163,7 +171,7 @@ def test_what_is_no_tuple_and_no_bytes_is_no_array() -> None:
     for told in ({"shape": [2, 3]}, {"data": bytearray(arrays()["conv.weight"].data)}):
         array = _told("conv.weight", **told)(dict(arrays()))["conv.weight"]
         with pytest.raises(RefusedError):
-            payload.read_tensor("conv.weight", array)
+            payload.read_array("conv.weight", array)
 
 
 METRIC_TRICKS: dict[str, dict[str, Any]] = {
@@ -265,7 +273,7 @@ def test_of_all_mutations_only_the_manifests_own_values_pass(data: st.DataObject
         case "cut":
             array.data = array.data[:place]
         case "dtype":
-            array.dtype = data.draw(st.sampled_from([*payload.DTYPES, "float64", ""]))
+            array.dtype = data.draw(st.sampled_from([*tensors.DTYPES, "float64", ""]))
         case "shape":
             array.shape = tuple(data.draw(st.lists(st.integers(-1, 7), max_size=4)))
         case "stype":
@@ -280,7 +288,7 @@ def test_of_all_mutations_only_the_manifests_own_values_pass(data: st.DataObject
     now = out[name]
     assert (now.dtype, now.shape, now.stype, len(now.data)) == before
     assert now.data == _npy(now.numpy())
-    assert now.data.startswith(npy_header(payload.DTYPES[now.dtype], now.shape))
+    assert now.data.startswith(npy_header(tensors.DTYPES[now.dtype], now.shape))
 
 
 @settings(max_examples=200, deadline=None)
@@ -455,7 +463,7 @@ def test_an_odd_chunk_split_is_refused() -> None:
     root, spoilt = renamed(objects, old, array)
     spoilt.pop(chunk)
     spoilt |= dict(zip(names, parts, strict=True))
-    with pytest.raises(RefusedError, match="not written as Flower does"):
+    with pytest.raises(RefusedError, match="not cut as Flower does"):
         message_from_objects(root, spoilt)
 
 
@@ -489,7 +497,7 @@ def test_no_changed_byte_of_an_object_goes_unseen(data: st.DataObject) -> None:
 def test_the_gate_knows_the_vocabularys_words() -> None:
     for name in ("WEIGHTS", "METRICS", "INSTRUCTION"):
         assert getattr(payload, name) == getattr(records, name)
-    assert set(records.ERRORS) <= set(payload.ERROR_CODES)
+    assert set(records.ERRORS) <= set(payload.SITE_ERRORS)
     told = dict(records.Instruction("{}", "mim").to_record())
     assert {name: type(value) for name, value in told.items()} == payload.FIELDS
     assert not set(records.ERRORS) & set(GATE_ERRORS)

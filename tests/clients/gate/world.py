@@ -5,13 +5,17 @@ import hashlib
 import json
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from clients.gate.manifest import Exchange, Manifest, Metric, Tensor
+from clients.gate.objects import object_id, open_held
 from clients.gate.policy import Bundles, Policy, PolicyFile, Rule, StageRules, StudyEntry
+from clients.gate.tensors import refused
 
 STUDY: dict[str, Any] = {
     "mim": {"epochs": 3, "ratio": 0.6},
@@ -118,3 +122,46 @@ def with_exchange(**changes: Any) -> Manifest:
 def replaced(facts: Any, **changes: Any) -> Any:
     """Frozen facts with other values."""
     return dataclasses.replace(facts, **changes)
+
+
+class Pile(dict[str, bytes]):
+    """Objects in memory, by id."""
+
+    def get(self, name: str) -> bytes:  # type: ignore[override]
+        if name not in self:
+            raise FileNotFoundError(name)
+        return self[name]
+
+
+def objects_of(message: Message) -> dict[str, bytes]:
+    """All objects of a message as Flower writes them, children first."""
+    return {name: found.deflate() for name, found in get_all_nested_objects(message).items()}
+
+
+def message_from_objects(root: str, objects: Mapping[str, bytes]) -> Message:
+    """The message in a set of objects, as the gate reads them, its tensors put together."""
+    for name, content in objects.items():
+        if object_id(content) != name:
+            raise refused("an object is not what its id says")
+    pile = Pile(objects)
+    held = open_held(root, pile, objects)
+    if held.message.has_error():
+        return held.message
+    content = RecordDict()
+    for name in held.kinds:
+        if name in held.arrays:
+            content[name] = ArrayRecord(
+                {
+                    key: Array(
+                        dtype=array.told.dtype,
+                        shape=array.told.shape,
+                        stype=array.told.stype,
+                        data=b"".join(array.pieces(pile)),
+                    )
+                    for key, array in held.arrays[name].items()
+                }
+            )
+        else:
+            content[name] = held.message.content[name]
+    held.message.content = content
+    return held.message

@@ -1,0 +1,162 @@
+"""Flower's SuperNode at a site: in an empty network, with one address to speak to, its gate's.
+
+The socket that the gate listens on is opened inside the empty network and handed out, so the gate
+hears the SuperNode inside while it speaks to the consortium outside. See clients/namespace.py.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from clients import namespace
+from clients.settings import SiteSettings
+from common.environment import SWITCHES
+from common.errors import InputError
+from common.keeper import spawn
+
+INSIDE_PORT = 9094
+"""Of the SuperNode's Runtime API, on the empty network's own loopback."""
+START_S = 30.0
+PROBE = "import sys; sys.path[0:0] = [sys.argv[1]]; import namespace; namespace.leave(None)"
+
+
+@dataclass(frozen=True)
+class SuperNode:
+    """How a site's SuperNode runs.
+
+    Attributes:
+        settings: The site's; they are all that the training code knows of the site.
+        listen: Where the gate listens: "host:port".
+        hidden: Folders that the training code must not see: keys, the gate's.
+        log: Where its words go.
+        open_network: Run without an empty network; it must be said in the site's file.
+        uid: A user of its own, where we are root.
+        environment: Over the environment; for rehearsals.
+    """
+
+    settings: SiteSettings
+    listen: str
+    hidden: tuple[Path, ...]
+    log: Path
+    open_network: bool = False
+    uid: int | None = None
+    environment: Mapping[str, str] | None = None
+
+    @property
+    def home(self) -> Path:
+        """FLWR_HOME: where bundles are unpacked."""
+        return self.settings.folder / "flower"
+
+    def start(self) -> tuple["subprocess.Popen[bytes]", socket.socket]:
+        """Start it.
+
+        Returns:
+            The process, and the listening socket for the gate.
+
+        Raises:
+            InputError: If it cannot be shut in here.
+        """
+        for folder in (self.settings.folder, self.settings.cache, self.home, self.temporary):
+            folder.mkdir(parents=True, exist_ok=True)
+            if self.uid is not None:
+                os.chown(folder, self.uid, self.uid)
+        told = self.settings.folder / "site-settings.json"
+        told.write_text(self.settings.model_dump_json(indent=1), encoding="utf-8")
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                process = spawn(
+                    [
+                        sys.executable, "-P", str(Path(namespace.__file__)),
+                        json.dumps(self._settings(told)), str(theirs.fileno()),
+                    ],
+                    self._environment(),
+                    self.log,
+                    inherit=[theirs.fileno()],
+                )  # fmt: skip
+            ours.settimeout(START_S)
+            try:
+                _, descriptors, _, _ = socket.recv_fds(ours, 2, 1)
+            except TimeoutError:
+                descriptors = []
+        if not descriptors:
+            process.kill()
+            process.wait()
+            raise InputError(
+                f"the SuperNode of {self.settings.name} cannot be shut into an empty network here "
+                f"(see {self.log}); site.toml's [network] allow_open_network = true would run it "
+                "in the open, and be said everywhere"
+            )
+        return process, socket.socket(fileno=descriptors[0])
+
+    @property
+    def temporary(self) -> Path:
+        """Its own temporary folder."""
+        return self.settings.folder / "tmp"
+
+    def _settings(self, told: Path) -> dict[str, object]:
+        host, _, port = self.listen.rpartition(":")
+        runtime = f"127.0.0.1:{free_port() if self.open_network else INSIDE_PORT}"
+        binaries = Path(sys.executable).parent
+        node = [
+            str(binaries / "flower-supernode"), "--insecure", "--superlink", self.listen,
+            "--host", "127.0.0.1", "--port", runtime.rpartition(":")[2],
+            "--isolation", "process", "--node-config", f"settings={json.dumps(str(told))}",
+        ]  # fmt: skip
+        executor = Path(namespace.__file__).with_name("executor.py")
+        work = [sys.executable, "-P", str(executor), "--runtime-api-address", runtime]
+        data = self.settings.data_root
+        return {
+            "host": host,
+            "port": int(port),
+            "open_network": self.open_network,
+            "uid": self.uid,
+            "hidden": [str(folder) for folder in self.hidden if folder.is_dir()],
+            # Where work lies below the data, only what is beside it can be read-only.
+            "read_only": [] if _holds(data, self.settings.folder) else [str(data)],
+            "folder": str(self.settings.folder),
+            "commands": [node, work],
+            "environment": self._environment(),
+        }
+
+    def _environment(self) -> dict[str, str]:
+        kept = ("LANG", "LC_ALL", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
+        return {
+            **{name: os.environ[name] for name in kept if name in os.environ},
+            **SWITCHES,
+            "FLWR_HOME": str(self.home),
+            "HOME": str(self.settings.folder),
+            "TMPDIR": str(self.temporary),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}/usr/bin:/bin",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+            "MPLCONFIGDIR": str(self.temporary),
+            **(self.environment or {}),
+        }
+
+
+def can_be_shut_in() -> bool:
+    """Whether this machine lets a process into an empty network."""
+    folder = str(Path(namespace.__file__).parent)
+    with tempfile.TemporaryFile() as out:
+        found = subprocess.run(
+            [sys.executable, "-c", PROBE, folder], stdout=out, stderr=out, check=False
+        )
+    return found.returncode == 0
+
+
+def free_port() -> int:
+    """A loopback port that nobody has just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _holds(outer: Path, inner: Path) -> bool:
+    return inner.resolve().is_relative_to(outer.resolve())

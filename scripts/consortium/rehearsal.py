@@ -1,0 +1,292 @@
+"""A whole consortium on one machine: nginx, SuperLink, and a gate and a SuperNode for every site.
+
+Everything is what a real consortium runs, in processes of its own: TLS with an authority of its
+own, client certificates, node keys, gates with policies and ledgers, SuperNodes in empty networks.
+Only the distance is missing. `sonofed poc`, `make poc`, the audit's proof and the tests use it:
+
+    study = load_study(Path("configs/demo.toml"), [])
+    with Rehearsal(Path("poc"), study) as rehearsal:      # up; afterwards nothing is left running
+        run = rehearsal.run()                             # submits, waits; the run folder
+        rehearsal.sites["hillcrest"].ledger               # each site's ledger.jsonl
+
+A recorder between front and SuperLink (so that all that leaves the hospitals is seen in clear)
+listens somewhere on loopback and passes everything on to `rehearsal.superlink_url`:
+
+    rehearsal = Rehearsal(folder, study)
+    rehearsal.prepare()                                   # files and ports, no process yet
+    rehearsal.upstream = "http://127.0.0.1:12345"         # the recorder; it may speak plain http
+    with rehearsal: ...
+
+Other code at the sites (a ClientApp that cheats): `Rehearsal(..., change=function)`; it gets the
+staged app's folder before the bundle is built and approved. `approve=False`: nobody approves it.
+Another gate: `Rehearsal(..., gate_module="package.module")`, run as `python -m` in place of the
+gate with the same arguments. Environment of a site's training: `rehearsal.sites[name].environment`.
+"""
+
+import common.environment  # noqa: F401, I001 - before Flower
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from clients import supervisor
+from common.config.study import Study
+from common.errors import InputError
+from common.keeper import read_status, stop_keeper
+from scripts import prepare
+from scripts.consortium import keep
+from scripts.consortium.rehearsal_site import RehearsalSite
+from scripts.live import Steps
+from scripts.study.bundle import Bundle, build
+from scripts.study.submit import submit, wait
+from server.consortium import membership, superlink
+from server.consortium import register as registers
+from server.consortium.place import Place
+from server.consortium.register import Register
+
+ONLINE_S, POLL_S = 300.0, 0.5
+
+
+class Rehearsal:
+    """A consortium on one machine; a context manager that brings it up and takes it down.
+
+    Args:
+        folder: Everything lies in here: `center/`, `sites/NAME/`, `data/`.
+        study: Its sites are the consortium's.
+        data_root: Folder that the sites' folders lie in, where their data are no phantom.
+        approve: Sign at every site that the bundle may run.
+        change: Changes the staged code before the bundle is built.
+        gate_module: A module that runs in place of the gate.
+        minimum: Smallest count of people in the sites' policies.
+        open_network: SuperNodes without an empty network.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        study: Study,
+        *,
+        data_root: Path = Path("data"),
+        approve: bool = True,
+        change: Callable[[Path], None] | None = None,
+        gate_module: str = "",
+        minimum: int = 1,
+        open_network: bool = False,
+    ) -> None:
+        self.folder = folder.absolute()
+        self.study = study
+        self.data_root = data_root
+        self.approves = approve
+        self.change = change
+        self.gate_module = gate_module
+        self.minimum = minimum
+        self.open_network = open_network
+        self.upstream: str | None = None
+        self.place = Place(self.folder / "center")
+        self.sites: dict[str, RehearsalSite] = {}
+        self._bundle: Bundle | None = None
+        self._keepers: list[tuple[Path, subprocess.Popen[bytes]]] = []
+
+    @property
+    def register(self) -> Register:
+        """The consortium's register, as it is now."""
+        return registers.read(self.place)
+
+    @property
+    def superlink_url(self) -> str:
+        """Where the SuperLink answers, over TLS; `place.ca` vouches for it as "localhost"."""
+        return f"https://{superlink.address(self.register)}"
+
+    @property
+    def front_address(self) -> str:
+        """Host and port of the front."""
+        return self.register.address
+
+    @property
+    def bundle(self) -> Bundle:
+        """The code that runs at the sites, built once."""
+        if self._bundle is None:
+            self._bundle = build(self.change)
+        return self._bundle
+
+    def prepare(self) -> None:
+        """Data, consortium, sites that have joined, policies, approvals; no process yet.
+
+        Raises:
+            InputError: If the data are not sound, or a policy would refuse the study.
+        """
+        steps = Steps()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        phantom = prepare.make_phantom(self.study, self.folder, steps)
+        settings = prepare.site_settings(
+            self.study, self.folder, self.folder / "cache", self.data_root, phantom
+        )
+        with prepare.scratch() as scratch:
+            looked_at = [s.model_copy(update={"folder": scratch / s.name}) for s in settings]
+            prepare.check_sites(self.study, looked_at, steps)
+        if not self.place.register.exists():
+            ports = free_ports(2)
+            address = f"127.0.0.1:{ports[0]}"
+            membership.found(self.place, "rehearsal", address, address, ports[1], ["localhost"])
+        for one in settings:
+            site = RehearsalSite(one, self.folder / "sites" / one.name, self.minimum)
+            listen = f"127.0.0.1:{free_ports(1)[0] if self.open_network else 9701}"
+            site.join(self.place, listen, open_network=self.open_network)
+            site.allow(self.study)
+            if self.approves:
+                site.approve(self.bundle.data, self.bundle.sha256)
+            self.sites[one.name] = site
+
+    def up(self, *, detached: bool = False) -> None:
+        """Start everything, and wait until every site's node is online.
+
+        Args:
+            detached: Leave it running when this process ends; `down` ends it.
+
+        Raises:
+            InputError: If something does not start; what is running is taken down again.
+        """
+        if not self.sites:
+            self.prepare()
+        try:
+            more = ["--upstream", self.upstream] if self.upstream else []
+            self._keep("scripts.consortium.keep", self.place.root, more, detached, {})
+            if not keep.wait_healthy(self.place, self.register):
+                raise InputError(f"the SuperLink does not start; see {self.place.logs}")
+            keep.settle(self.place)
+            for site in self.sites.values():
+                self._start_site(site, detached)
+            self.wait_online()
+        except BaseException:
+            self.down()
+            raise
+
+    def _start_site(self, site: RehearsalSite, detached: bool = False) -> None:
+        more = [f"--set={name}={value}" for name, value in site.environment.items()]
+        if self.gate_module:
+            more.append(f"--gate-module={self.gate_module}")
+        self._keep("clients.supervisor", site.site_file, more, detached, {})
+
+    def wait_online(self, timeout_s: float = ONLINE_S) -> None:
+        """Wait until every site's node is online.
+
+        Raises:
+            InputError: Naming those that are not.
+        """
+        from server.consortium.control import Control
+
+        end = time.monotonic() + timeout_s
+        wanted = set(self.sites)
+        with Control(self.place, self.register) as control:
+            while True:
+                online = {node.name for node in control.nodes() if node.status == "online"}
+                if wanted <= online:
+                    return
+                if time.monotonic() > end:
+                    logs = ", ".join(
+                        str(self.sites[name].folder / "logs") for name in sorted(wanted - online)
+                    )
+                    raise InputError(
+                        f"not online: {', '.join(sorted(wanted - online))}; see {logs}"
+                    )
+                time.sleep(POLL_S)
+
+    def down(self) -> None:
+        """Stop everything that runs in this folder, started here or by another process."""
+        statuses = [site / supervisor.STATUS for site in sorted(self.folder.glob("sites/*"))]
+        for status in [*statuses, self.place.status]:
+            stop_keeper(status)
+        for _, process in self._keepers:
+            if process.stdin is not None:
+                process.stdin.close()
+            process.wait()
+        self._keepers.clear()
+
+    def status(self) -> dict[str, Any]:
+        """What runs: of the center and of each site, what its keeper says; None where none does."""
+        sites = sorted(self.folder.glob("sites/*"))
+        return {
+            "center": read_status(self.place.status),
+            **{site.name: read_status(site / supervisor.STATUS) for site in sites},
+        }
+
+    def submit(self, out: Path | None = None, *, resume: bool = False) -> tuple[Path, int]:
+        """Start the study.
+
+        Returns:
+            Run folder, and Flower's number of the run.
+        """
+        folder = out or self.place.runs / f"{self.study.name}-{self.study.digest[:8]}"
+        run_id = submit(self.place, self.study, folder, self.bundle, resume=resume)
+        return folder, run_id
+
+    def run(self, out: Path | None = None, *, resume: bool = False) -> Path:
+        """Start the study, and wait until it has ended.
+
+        Raises:
+            StudyStopped: If it did not finish; why is in its text and in the sites' own logs.
+        """
+        folder, run_id = self.submit(out, resume=resume)
+        wait(self.place, folder, run_id)
+        return folder
+
+    def __enter__(self) -> Self:
+        self.up()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.down()
+
+    def _keep(
+        self,
+        module: str,
+        target: Path,
+        more: list[str],
+        detached: bool,
+        environment: Mapping[str, str],
+    ) -> None:
+        """Start a keeper: ended by `down`, or when this process goes, whichever way it does."""
+        folder = target if target.is_dir() else target.parent
+        log = folder / "logs" / "keeper.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as out:
+            process = start_keeper(module, target, more, out, guarded=not detached)
+        status = folder / supervisor.STATUS
+        self._keepers.append((status, process))
+
+
+def start_keeper(
+    module: str, target: Path, more: list[str], out: IO[bytes], *, guarded: bool
+) -> "subprocess.Popen[bytes]":
+    """Run a keeper's module in a session of its own."""
+    command = [sys.executable, "-m", module, str(target), *more]
+    return subprocess.Popen(
+        [*command, "--guarded"] if guarded else command,
+        stdin=subprocess.PIPE if guarded else subprocess.DEVNULL,
+        stdout=out,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nobody has just now, all different."""
+    import socket
+
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()

@@ -1,0 +1,88 @@
+"""A study on a consortium: a run folder at the center, and a Flower run that works in it."""
+
+import time
+from pathlib import Path
+
+from common.config.study import Study
+from common.errors import InputError
+from scripts import prepare
+from scripts.study.bundle import Bundle
+from server.consortium import register as registers
+from server.consortium.control import Control, RunState
+from server.consortium.place import Place, write_file
+from server.context import StudyStopped
+
+RUN_FILE = "flower-run"
+"""In the run folder: Flower's number of the latest run that works there."""
+POLL_S = 1.0
+
+
+def submit(
+    place: Place, study: Study, folder: Path, bundle: Bundle, *, resume: bool = False
+) -> int:
+    """Make the run folder and start a Flower run; where a run has begun, it goes on.
+
+    Args:
+        place: The consortium's folder.
+        study: The study.
+        folder: The run folder.
+        bundle: The code that the sites run.
+        resume: Go on with a run that has begun.
+
+    Returns:
+        Flower's number of the run.
+
+    Raises:
+        InputError: If the folder holds something else, a run that goes on just now, or one that
+            has finished; or if sites are missing in the consortium.
+    """
+    register = registers.read(place)
+    strangers = [
+        name for name in study.sites
+        if name not in register.sites or register.sites[name].revoked is not None
+    ]  # fmt: skip
+    if strangers:
+        raise InputError(
+            f"{', '.join(strangers)}: no sites of the consortium (its sites: "
+            f"{', '.join(n for n, s in register.sites.items() if s.revoked is None) or 'none'})"
+        )
+    stand = prepare.look_at(folder, study, resume)
+    if stand is prepare.Stand.FINISHED:
+        raise InputError(f"{folder}: holds a finished run of this study; choose another --out")
+    with Control(place, register) as control:
+        going = [run for run in control.runs() if not run.over]
+        if going:
+            raise InputError(
+                f"run {going[0].run_id} is under way; `sonofed study stop` ends it, or wait"
+            )
+        if stand is prepare.Stand.NEW:
+            prepare.make_folder(folder, study)
+        settings = {"run": str(folder.absolute()), "jobs": len(study.sites)}
+        run_id = control.start(bundle.data, settings)
+    write_file(folder / RUN_FILE, f"{run_id}\n".encode())
+    return run_id
+
+
+def wait(place: Place, folder: Path, run_id: int) -> RunState:
+    """Wait until a run has ended.
+
+    Raises:
+        StudyStopped: If it did not finish the study.
+    """
+    register = registers.read(place)
+    with Control(place, register) as control:
+        while not (state := control.run(run_id)).over:
+            time.sleep(POLL_S)
+    check(folder, state)
+    return state
+
+
+def check(folder: Path, state: RunState) -> None:
+    """Hold a run that has ended to what it says: Flower's status and the results must agree.
+
+    Raises:
+        StudyStopped: If the study did not finish.
+    """
+    if state.outcome != "completed" or not (folder / "results.json").exists():
+        reason = state.details.removeprefix("ServerApp failed with exception: ")
+        raise StudyStopped(f"{reason or 'the run ended early'} ({state.status}:{state.outcome})")

@@ -1,0 +1,81 @@
+"""Flower's SuperLink behind the front: on loopback, with TLS, node authentication and a database.
+
+Only command lines and files are made here; Flower itself runs as processes of its own.
+"""
+
+import json
+import os
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from common.environment import SWITCHES
+from server.consortium.place import Place, write_file
+from server.consortium.register import Register
+
+NAME = "superlink"
+CONNECTION = "consortium"
+LOOPBACK = "127.0.0.1,localhost"
+
+
+def home(place: Place) -> Path:
+    """FLWR_HOME of the SuperLink and of the operator's commands."""
+    return place.superlink / "flower"
+
+
+def address(register: Register) -> str:
+    """Where the SuperLink listens."""
+    return f"127.0.0.1:{register.superlink}"
+
+
+def command(place: Place, register: Register) -> list[str]:
+    """The command that runs the SuperLink in the foreground."""
+    folder = place.superlink.absolute()
+    return [
+        str(Path(sys.executable).parent / "flower-superlink"),
+        "--host", "127.0.0.1", "--port", str(register.superlink),
+        "--ssl-ca-certfile", str(place.ca.absolute()),
+        "--ssl-certfile", str(folder / "superlink.pem"),
+        "--ssl-keyfile", str(folder / "superlink.key"),
+        "--enable-supernode-auth", "--database", str(folder / "state.db"),
+        "--isolation", "subprocess", "--disable-runtime-dependency-installation",
+    ]  # fmt: skip
+
+
+def environment(place: Place) -> dict[str, str]:
+    """The environment of the SuperLink and, through it, of the ServerApp."""
+    return {
+        **os.environ,
+        **SWITCHES,
+        "FLWR_HOME": str(home(place).absolute()),
+        # The SuperLink starts its helpers by name.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "NO_PROXY": LOOPBACK,
+        "no_proxy": LOOPBACK,
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
+    }
+
+
+def write_connection(place: Place, register: Register) -> None:
+    """Write Flower's list of connections, so that `flwr` commands of the operator work too."""
+    text = (
+        f"[superlink.{CONNECTION}]\n"
+        f'address = "{address(register)}"\n'
+        f"root-certificates = {json.dumps(str(place.ca.absolute()))}\n"
+    )
+    write_file(home(place) / "config.toml", text.encode(), 0o600)
+
+
+def is_healthy(place: Place, register: Register, timeout_s: float = 2.0) -> bool:
+    """Whether the SuperLink answers, with the certificate that the authority gave it."""
+    context = ssl.create_default_context(cafile=str(place.ca))
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    )
+    try:
+        with opener.open(f"https://{address(register)}/health", timeout=timeout_s) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False

@@ -1,0 +1,96 @@
+"""The files of a run folder, as types: metrics.jsonl, results.json, epochs.jsonl.
+
+docs/formats.md explains them in words; a test holds the document to these models. Writers build
+plain dicts and validate them here; readers get typed objects, or an `InputError` that names the
+file and line. Events and epochs may carry further fields, which readers ignore; results may not.
+"""
+
+from common.formats.events import (
+    EVENTS,
+    AssembleEvent,
+    EndEvent,
+    EnrolEvent,
+    EpochLine,
+    EvaluateEvent,
+    Event,
+    Line,
+    PredictEvent,
+    RefusedEvent,
+    ReplyEvent,
+    RoundEvent,
+    SelectionPlan,
+    StepEvent,
+    StudyEvent,
+    TrainingPlan,
+    WaitingEvent,
+)
+from common.formats.names import (
+    Role,
+    Unit,
+)
+from common.formats.reading import (
+    dump_line,
+    parse_event,
+    read_epochs,
+    read_events,
+    read_results,
+)
+from common.formats.results import (
+    ArmResult,
+    Bytes,
+    CellResult,
+    Comparison,
+    Interval,
+    PairedResult,
+    Part,
+    ReconstructionResult,
+    Results,
+    SelectedResult,
+    SelectionResults,
+    SiteResult,
+    Summary,
+    TargetSummary,
+    Traffic,
+)
+
+__all__ = [
+    "EVENTS",
+    "ArmResult",
+    "AssembleEvent",
+    "Bytes",
+    "CellResult",
+    "Comparison",
+    "EndEvent",
+    "EnrolEvent",
+    "EpochLine",
+    "EvaluateEvent",
+    "Event",
+    "Interval",
+    "Line",
+    "PairedResult",
+    "Part",
+    "PredictEvent",
+    "ReconstructionResult",
+    "RefusedEvent",
+    "ReplyEvent",
+    "Results",
+    "Role",
+    "RoundEvent",
+    "SelectedResult",
+    "SelectionPlan",
+    "SelectionResults",
+    "SiteResult",
+    "StepEvent",
+    "StudyEvent",
+    "Summary",
+    "TargetSummary",
+    "Traffic",
+    "TrainingPlan",
+    "Unit",
+    "WaitingEvent",
+    "dump_line",
+    "parse_event",
+    "read_epochs",
+    "read_events",
+    "read_results",
+]

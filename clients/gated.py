@@ -9,6 +9,7 @@ import common.environment  # noqa: F401, I001 - before Flower
 import logging
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -16,6 +17,7 @@ from flwr.clientapp import ClientApp
 from clients import app as site_app
 from clients.exchanges import simulation_policy
 from clients.gate.book import Book
+from clients.gate.buckets import bucketed
 from clients.gate.facts import InstructionFacts, RefusedError, ReplyFacts
 from clients.gate.payload import (
     INSTRUCTION,
@@ -26,6 +28,7 @@ from clients.gate.payload import (
     write_reply,
 )
 from clients.gate.policy import Policy, judge
+from clients.gate.policy_file import load_policy
 from clients.settings import SiteSettings
 from common.errors import InputError
 from common.ledger import LedgerError
@@ -38,6 +41,18 @@ WAIT_S = 60.0
 log = logging.getLogger("sonofed.gate")
 Run = Callable[[Message, Context], Message]
 policy_of = lru_cache(maxsize=64)(simulation_policy)
+
+NO_CODE = frozenset({""})
+"""A simulation sends no code, so there is none to approve."""
+
+_named: dict[Path, str] = {}
+"""Ledger to the digest of the policy that it is known to name."""
+
+
+@lru_cache(maxsize=64)
+def own_policy(path: Path) -> Policy:
+    """A hospital's own policy, as its gate would read it."""
+    return load_policy(path, NO_CODE)
 
 
 class GatedApp(ClientApp):
@@ -78,12 +93,11 @@ def _answer(message: Message, context: Context, run: Run, site: SiteSettings) ->
         except RefusedError as error:
             return _refuse(book, message, "in", error.code, (error.words,))
         try:
-            policy = policy_of(_text(message), site.name, site.own_parts)
+            policy = _policy(message, site)
         except ValueError as error:
             words = (str(error),)
             return _refuse(book, message, "in", REFUSED_INSTRUCTION, words, asked)
-        if book.is_new:
-            book.policy(policy)
+        _name_policy(book, policy)
         verdict = judge(policy, asked)
         if not verdict.passes:
             return _refuse(book, message, "in", verdict.code, verdict.why, asked)
@@ -98,11 +112,34 @@ def _answer(message: Message, context: Context, run: Run, site: SiteSettings) ->
             facts = read_reply(reply, below if policy.wants_update(asked.stage) else None)
         except RefusedError as error:
             return _refuse(book, below, "out", error.code, (error.words,), asked)
-        return _let_out(book, below, reply, policy, asked, facts, came.sequence)
+        return _let_out(book, site, below, reply, policy, asked, facts, came.sequence)
+
+
+def _policy(message: Message, site: SiteSettings) -> Policy:
+    """The hospital's own, or one that lets through all that the study says.
+
+    Raises:
+        InputError: If the hospital's is not readable.
+        ValueError: If the study is not sound.
+    """
+    if site.policy is not None:
+        return own_policy(site.policy)
+    return policy_of(_text(message), site.name, site.own_parts)
+
+
+def _name_policy(book: Book, policy: Policy) -> None:
+    """Write down which policy is in force, where the ledger has named another or none."""
+    path, digest = book.ledger.path, policy.file.digest
+    if book.is_new or _named.get(path) != digest:
+        told = book.find(("policy",))
+        if told is None or told.event["digest"] != digest:
+            book.policy(policy)
+        _named[path] = digest
 
 
 def _let_out(
     book: Book,
+    site: SiteSettings,
     message: Message,
     reply: Message,
     policy: Policy,
@@ -110,9 +147,12 @@ def _let_out(
     facts: ReplyFacts,
     came: int,
 ) -> Message:
-    verdict = judge(policy, asked, facts)
+    # Adding up a day means reading the ledger; the simulation's own policy has no limit to hold.
+    sent = book.sent_today() if site.policy is not None else 0
+    verdict = judge(policy, asked, facts, sent_today=sent)
     if not verdict.passes:
         return _refuse(book, message, "out", verdict.code, verdict.why, asked)
+    facts = bucketed(asked, facts)
     line = book.reply(asked, facts, came)
     return write_reply(reply, facts, message, book.letter(line))
 

@@ -32,6 +32,11 @@ class SiteSettings(BaseModel):
         description="Images that any number of the selection must stand for; the study's own "
         "`score.min_cohort` counts where it is larger.",
     )
+    policy: Path | None = Field(
+        default=None,
+        description="In a simulation: the hospital's own policy file, instead of one that lets "
+        "through all that the study says. A real gate has it in its own settings.",
+    )
     own_parts: tuple[str, ...] = Field(
         default=(),
         description="Parts 'package.module:name' that a study may name here; no other is imported.",

@@ -21,3 +21,4 @@ def write_sites(path: Path, sites: Sequence[SiteSettings]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps([site.model_dump(mode="json") for site in sites], indent=1)
     path.write_text(text, encoding="utf-8")
+    read_sites.cache_clear()

@@ -1,5 +1,6 @@
 """`sonofed simulate`: a whole federated study on one machine."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from scripts import prepare
 from scripts.dry_run import dry_run as show_dry_run
 from scripts.live import Live, Steps, say
 from scripts.machine import memory_for
+from scripts.policies import site_policies, with_policies
 from scripts.share import take_equal, write_identities
 from scripts.smoke import Smoke, smoke_data, smoke_study
 from server.context import StudyStopped
@@ -78,6 +80,14 @@ def simulate(
             help="Take finished trainings that are equal in every respect from the runs in DIR.",
         ),
     ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SITE=FILE",
+            help="Judge that site's messages by a hospital's own policy; repeatable. What it would "
+            "refuse is told before anything runs.",
+        ),
+    ] = None,
 ) -> None:
     """Run a federated study on one machine, every site with its own data and folder.
 
@@ -102,6 +112,7 @@ def simulate(
             jobs=jobs,
             smoke=smoke_run,
             share=share,
+            policy=policy or (),
         )
     except StudyStopped:
         raise typer.Exit(1) from None
@@ -120,6 +131,7 @@ def run_study_here(
     jobs: int | None = None,
     smoke: Smoke | None = None,
     share: Path | None = None,
+    policy: Sequence[str] = (),
 ) -> Path:
     """Prepare data and run folder, run the engine, and return the run folder.
 
@@ -133,6 +145,7 @@ def run_study_here(
             result, so a run may go on with another number.
         smoke: Where the study is a smoke run.
         share: Folder with runs whose equal trainings may be taken.
+        policy: `SITE=FILE`: hospitals' own policies.
 
     Raises:
         InputError: Before anything runs or is written, with every problem of every site.
@@ -140,6 +153,7 @@ def run_study_here(
     """
     prepare.check_parts(study)
     prepare.check_weights(study)
+    policies = site_policies(policy, study)
     folder = out or Path("runs") / f"{study.name}-{study.digest[:8]}"
     stand = prepare.look_at(folder, study, resume)
     if stand is prepare.Stand.FINISHED:
@@ -148,7 +162,7 @@ def run_study_here(
         say(f"already finished: {folder / 'report.html'}")
         return folder
     plan = make_plan(study)
-    sites = _prepare(study, plan, folder, data_root, smoke, stand)
+    sites = with_policies(_prepare(study, plan, folder, data_root, smoke, stand), policies)
     listed = folder / "sites" / "sites.json"
     write_sites(listed, sites)
     identities = write_identities(study, plan, folder, {site.name: site for site in sites})

@@ -54,17 +54,27 @@ class Book:
         key = self.ledger.public.hex()
         return {"key": key, "sequence": line.sequence, "head": line.hash}
 
+    def policy_in_force(self) -> str:
+        """Digest of the policy that the ledger named last; empty where it has named none."""
+        told = [line.event for line in read(self.ledger.path) if line.event["kind"] == "policy"]
+        return str(told[-1]["digest"]) if told else ""
+
     def policy(self, policy: Policy) -> None:
         """Which policy is in force from here on."""
         manifests = {name: entry.sha256 for name, entry in policy.file.studies.items()}
         event = {"kind": "policy", "digest": policy.file.digest, "manifests": manifests}
         self.ledger.append(event)
 
-    def instruction(self, asked: InstructionFacts) -> Line:
-        """An instruction came in."""
+    def instruction(self, asked: InstructionFacts, id_: str = "") -> Line:
+        """An instruction came in.
+
+        Args:
+            asked: What it asks.
+            id_: Flower's id of the message; empty in a simulation.
+        """
         weights = {"tensors": len(asked.tensors), "bytes": asked.bytes, "digest": asked.digest}
         event = {"kind": "instruction", **about(asked), "bundle": asked.bundle, **weights}
-        return self.ledger.append(event)
+        return self.ledger.append(event | ({"id": id_} if id_ else {}))
 
     def receipt(self, line: str) -> None:
         """The server confirmed a reply."""
@@ -88,7 +98,12 @@ class Book:
         )
 
     def refused(
-        self, way: str, code: int, why: Sequence[str], asked: InstructionFacts | None = None
+        self,
+        way: str,
+        code: int,
+        why: Sequence[str],
+        asked: InstructionFacts | None = None,
+        id_: str = "",
     ) -> Line:
         """Something is not let in or out.
 
@@ -97,19 +112,33 @@ class Book:
             code: Of `common.wire.gate.GATE_ERRORS`.
             why: Each reason; they stay here.
             asked: The instruction, where it could be read.
+            id_: Flower's id of the instruction; empty in a simulation.
         """
         words = [reason[:500] for reason in why[:MOST_WORDS]]
         event: dict[str, Any] = {"kind": "refused", "way": way, "code": code, "why": words}
-        return self.ledger.append(event | (about(asked) if asked else {}))
+        event |= about(asked) if asked else {}
+        return self.ledger.append(event | ({"id": id_} if id_ else {}))
+
+    def undelivered(self, asked: int, why: str) -> Line:
+        """The server did not take the answer to an instruction, and never will."""
+        return self.ledger.append({"kind": "undelivered", "instruction": asked, "why": why[:500]})
+
+    def find(self, kinds: Sequence[str], **told: int | str) -> Line | None:
+        """The last line of some kinds that says this; None where there is none."""
+        found = None
+        for line in read(self.ledger.path):
+            if line.event["kind"] in kinds and told.items() <= dict(line.event).items():
+                found = line
+        return found
 
     def sent_today(self) -> int:
-        """Bytes that the ledger let out today (UTC)."""
+        """Bytes that the ledger let out today (UTC), and later: a clock set back frees nothing."""
         assert self.ledger.last is not None
         today = self.ledger.clock().strftime("%Y-%m-%d")
         return sum(
             int(line.event["bytes"])
             for line in read(self.ledger.path)
-            if line.event["kind"] == "reply" and line.time.startswith(today)
+            if line.event["kind"] == "reply" and line.time[:10] >= today
         )
 
 

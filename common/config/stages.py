@@ -30,6 +30,8 @@ class Rounds(Table):
     participants: tuple[str, ...] | None = option(
         None, "sites that take part; default all targets (pretraining, upper, adapt) or sources"
     )
+    quorum: float | None = option(None, "default [federation].quorum", gt=0, le=1)
+    deadline_s: float | None = option(None, "default [federation].deadline_s", gt=0)
 
 
 class Mim(Rounds):
@@ -154,8 +156,12 @@ class Evaluate(Table):
 class Federation(Table):
     """What the server does with the replies."""
 
-    aggregation: Literal["mean", "fedprox", "fedadam"] | Plugin = option(
-        "mean", "rule of aggregation; or your own, package.module:name"
+    aggregation: (
+        Literal["mean", "fedprox", "fedadam", "median", "trimmed", "krum"] | Plugin
+    ) = option(
+        "mean",
+        "rule of aggregation; median, trimmed, krum: a minority of bad replies cannot steer it, and "
+        "no site weighs more than another; or your own, package.module:name",
     )
     weighting: Literal["images", "patients", "equal"] = option(
         "images", "a site's weight in the mean: its training images, patients, or 1"
@@ -168,7 +174,20 @@ class Federation(Table):
     beta_1: float = option(0.9, "fedadam", ge=0, lt=1)
     beta_2: float = option(0.99, "fedadam", ge=0, lt=1)
     tau: float = option(1e-3, "fedadam: adaptivity", gt=0, le=1)
+    trim: float = option(
+        0.2, "trimmed: share of replies cut at either end, rounded up while one is left",
+        gt=0, lt=0.5,
+    )  # fmt: skip
+    byzantine: int = option(1, "krum: bad replies that it withstands; 2 f + 3 must come", ge=0)
+    update_bound: float = option(
+        100.0, "a reply whose weights moved more than so many times their own length is refused",
+        gt=0,
+    )  # fmt: skip
     quorum: float = option(1.0, "share of a stage's sites whose replies suffice", gt=0, le=1)
+    count_bucket: int = option(
+        1, "counts leave a site's gate in such steps; results are then not comparable bit for bit",
+        ge=1, le=1000,
+    )  # fmt: skip
     deadline_s: float = option(86_400.0, "seconds a round waits for a site", gt=0)
 
 

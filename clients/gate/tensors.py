@@ -66,10 +66,13 @@ def read_tensor(
         raise refused(f"{name}: stype {told.stype!r:.80} is not {SType.NUMPY}")
     bytes_ = _Counted(name, told, pieces)
     if dtype in FLOATS:
-        seen = _floats(dtype, bytes_, incoming, len(bytes_.header))
+        finite, square, update = _floats(dtype, bytes_, incoming, len(bytes_.header))
+        low = high = None
     else:
-        seen = _whole_numbers(name, dtype, bytes_)
-    return TensorFacts(name, dtype, shape, bytes_.size, bytes_.digest.hexdigest(), *seen)
+        low, high = _whole_numbers(name, dtype, bytes_)
+        finite, square, update = True, None, None
+    sha256 = bytes_.digest.hexdigest()
+    return TensorFacts(name, dtype, shape, bytes_.size, sha256, finite, low, high, square, update)
 
 
 class _Counted:
@@ -141,7 +144,7 @@ def blocks(pieces: Pieces, dtype: str, skip: int) -> Iterator[NDArray[Any]]:
 
 def _floats(
     dtype: str, values: Iterable[NDArray[Any]], incoming: Pieces | None, skip: int
-) -> tuple[bool, None, None, float | None, float | None]:
+) -> tuple[bool, float | None, float | None]:
     """Whether all are finite; sums of squares of what came, and of the difference from it."""
     olds = blocks(incoming, DTYPES[dtype], skip) if incoming is not None else None
     finite, square, update = True, 0.0, 0.0
@@ -155,13 +158,13 @@ def _floats(
                 square += float(old @ old)
                 update += float(difference @ difference)
     if olds is None:
-        return finite, None, None, None, None
-    return finite, None, None, square, update
+        return finite, None, None
+    return finite, square, update
 
 
 def _whole_numbers(
     name: str, dtype: str, values: Iterable[NDArray[Any]]
-) -> tuple[bool, int | None, int | None]:
+) -> tuple[int | None, int | None]:
     low: int | None = None
     high: int | None = None
     for block in values:
@@ -170,7 +173,7 @@ def _whole_numbers(
         least, most = int(block.min()), int(block.max())
         low = least if low is None else min(low, least)
         high = most if high is None else max(high, most)
-    return True, low, high
+    return low, high
 
 
 def _finite(dtype: str, values: NDArray[Any]) -> bool:

@@ -13,6 +13,7 @@ REFUSED_SIZE = 1104
 REFUSED_UPDATE = 1105
 REFUSED_RELEASE = 1106
 UNWRITTEN = 1107
+UNANSWERED = 1108
 GATE_ERRORS = {
     REFUSED_INSTRUCTION: "its gate did not let the instruction in",
     REFUSED_CONTENT: "its gate let nothing out: the reply is not what the manifest says",
@@ -21,5 +22,6 @@ GATE_ERRORS = {
     REFUSED_UPDATE: "its gate let nothing out: the weights moved too far",
     REFUSED_RELEASE: "its gate let nothing out: the weights may reproduce images",
     UNWRITTEN: "its gate let nothing out: it could not write it down",
+    UNANSWERED: "its gate let nothing out: its code was asked again and again, and never answered",
 }
 """All that the server learns of a refusal, with the number of the ledger's line. The words stay."""

@@ -7,6 +7,7 @@ from scripts.gate.approve import approve
 from scripts.gate.check import check
 from scripts.gate.manifest import manifest
 from scripts.gate.revoke import revoke
+from scripts.gate.run import run
 
 app = typer.Typer(
     no_args_is_help=True, help="What may pass a hospital's door, and which code may run behind it."
@@ -15,6 +16,7 @@ policy = typer.Typer(no_args_is_help=True, help="The policy: what a study would 
 policy.command("manifest")(manifest)
 policy.command("check")(check)
 app.add_typer(policy, name="policy")
+app.command("run")(run)
 app.command("approve")(approve)
 app.command("approvals")(approvals)
 app.command("revoke")(revoke)

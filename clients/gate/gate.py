@@ -1,0 +1,368 @@
+"""The gate between a SuperNode and the network: what is known, judged, and on its way.
+
+Both halves share it: `clients/gate/door.py` answers the SuperNode, `clients/gate/courier.py` goes
+out. Every decision is here, and on the disk before anything follows from it.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest
+from flwr.proto.run_pb2 import Run
+
+from clients.gate.approvals import approved
+from clients.gate.book import Book
+from clients.gate.buckets import bucketed
+from clients.gate.facts import RefusedError
+from clients.gate.judging import TurnedAwayError, let_in, let_out, turn_away
+from clients.gate.objects import Packed, pack
+from clients.gate.payload import write_error
+from clients.gate.policy import Policy
+from clients.gate.reading import (
+    Arrival,
+    Asked,
+    answer_message,
+    instruction_message,
+    read_answer,
+    read_asked,
+)
+from clients.gate.spool import Exchange, Spool
+from clients.gate.upstream import Upstream
+from common.errors import InputError
+from common.wire.gate import REFUSED_CONTENT, REFUSED_INSTRUCTION, REFUSED_SIZE, UNANSWERED
+
+log = logging.getLogger("sonofed.gate")
+
+PATIENCE_S = 90.0
+"""A SuperNode that has said nothing for so long is away."""
+MOST_ATTEMPTS = 10
+"""How often one instruction is handed down before the server is told that no answer comes."""
+SLACK = 16 * 2**20
+"""Bytes of heads and names that a reply may have beside its payload."""
+
+
+@dataclass
+class Presence:
+    """Whether the SuperNode is there."""
+
+    heard: float = 0.0
+    last: float = 0.0
+    """When it was there last, though it has taken its leave since."""
+
+    @property
+    def here(self) -> bool:
+        """Whether it is."""
+        return self.heard > 0 and time.monotonic() - self.heard < PATIENCE_S
+
+
+class Gate:
+    """Everything between the two halves.
+
+    Args:
+        folder: The gate's own; approvals lie there.
+        policy: The site's.
+        upstream: The way out.
+        spool: Its memory on the disk.
+        book: The site's ledger.
+    """
+
+    def __init__(
+        self, folder: Path, policy: Policy, upstream: Upstream, spool: Spool, book: Book
+    ) -> None:
+        self.folder = folder
+        self.policy = policy
+        self.upstream = upstream
+        self.spool = spool
+        self.book = book
+        self.changed = threading.Condition()
+        self.stopping = threading.Event()
+        self.presence = Presence()
+        self.started = time.monotonic()
+        self.checker = ThreadPoolExecutor(1, thread_name_prefix="checker")
+        self._writing = threading.Lock()
+        self._reading = threading.Lock()
+        self._asked: dict[str, Asked] = {}
+        self._arrivals: dict[str, Arrival] = {}
+        self._old = frozenset(spool.exchanges)
+        if book.policy_in_force() != policy.file.digest:
+            book.policy(policy)
+
+    # Where things stand.
+
+    def standing(self, *steps: str) -> list[Exchange]:
+        """Exchanges at some steps, oldest first."""
+        with self.changed:
+            found = list(self.spool.exchanges.values())
+        return [exchange for exchange in found if exchange.standing.step in steps]
+
+    def move(self, exchange: Exchange, **changes: object) -> None:
+        """Change where one stands, and tell whoever waits for it."""
+        with self.changed:
+            exchange.stand(**changes)
+            self.changed.notify_all()
+
+    def end(self, exchange: Exchange) -> None:
+        """One is over."""
+        with self.changed:
+            self.spool.end(exchange)
+            self._asked.pop(exchange.id, None)
+            for session, arrival in list(self._arrivals.items()):
+                if arrival.exchange is exchange:
+                    del self._arrivals[session]
+            self.changed.notify_all()
+
+    def heard(self) -> None:
+        """The SuperNode said something."""
+        with self.changed:
+            was = self.presence.here
+            self.presence.heard = self.presence.last = time.monotonic()
+            if not was:
+                self.changed.notify_all()
+
+    def gone(self) -> None:
+        """The SuperNode took its leave."""
+        with self.changed:
+            self.presence.heard = 0.0
+
+    # Instructions.
+
+    def admit(self, exchange: Exchange, run: Run) -> None:
+        """An instruction is all here: judge it.
+
+        Raises:
+            LedgerError: If nothing can be written down.
+        """
+        old = exchange.id in self._old
+        try:
+            asked = self.asked(exchange, run.fab_hash)
+        except RefusedError as error:
+            self.refuse(exchange, "in", error.code, error.words)
+            return
+        try:
+            with self._writing:
+                line = self.book.find(["instruction"], id=exchange.id) if old else None
+                if line is None:
+                    receipt = asked.receipt
+                    if old and self.book.find(["receipt"], line=receipt) is not None:
+                        receipt = ""
+                    policy = self._policy_now()
+                    line = let_in(self.book, policy, asked.facts, receipt, exchange.id)
+        except TurnedAwayError as away:
+            self._leave(exchange, away)
+            return
+        except InputError as error:
+            if type(error) is not InputError:
+                raise
+            # The approvals are not to be trusted, so nothing is approved.
+            self.refuse(exchange, "in", REFUSED_INSTRUCTION, "; ".join(error.problems))
+            return
+        down = asked.handed_down()
+        for name, content in down.objects.items():
+            exchange.asked.put(name, content)
+        exchange.write("down", _pulled(down))
+        root = down.tree.object_id
+        log.info("%s: may come in, ledger line %d", _named(asked), line.sequence)
+        self.move(exchange, step="open", came=line.sequence, down=root)
+
+    def _policy_now(self) -> Policy:
+        return replace(self.policy, approved=self.policy.approved | approved(self.folder))
+
+    def asked(self, exchange: Exchange, bundle: str = "") -> Asked:
+        """What an instruction asks, read once."""
+        with self._reading:
+            found = self._asked.get(exchange.id)
+            if found is None:
+                run = self.spool.run(instruction_message(exchange).metadata.run_id)
+                bundle = bundle or (run.fab_hash if run is not None else "")
+                found = read_asked(exchange, bundle, self.spool.node_id)
+                self._asked[exchange.id] = found
+            return found
+
+    def wants_update(self, asked: Asked) -> bool:
+        """Whether a reply is measured against the weights that came."""
+        return self.policy.wants_update(asked.facts.stage)
+
+    # Replies.
+
+    def announce(self, exchange: Exchange, request: PushMessagesRequest) -> Arrival:
+        """The SuperNode has a reply; a later one takes the place of one that was cut short."""
+        with self.changed:
+            root = request.message_object_trees[0].object_id
+            found = self._arrivals.get(root)
+            if found is None:
+                before = exchange.pushed("reply")
+                if before is None or before.message_object_trees[0].object_id != root:
+                    exchange.forget_reply()
+                    exchange.write("reply", request)
+                found = self._remember(exchange, request)
+            return found
+
+    def arrival(self, session: str) -> Arrival | None:
+        """A reply that was announced, even before a restart."""
+        with self.changed:
+            if session in self._arrivals:
+                return self._arrivals[session]
+            for exchange in self.spool.exchanges.values():
+                request = exchange.pushed("reply")
+                if request and request.message_object_trees[0].object_id == session:
+                    return self._remember(exchange, request)
+        return None
+
+    def _remember(self, exchange: Exchange, request: PushMessagesRequest) -> Arrival:
+        arrival = Arrival(exchange, request)
+        self._arrivals[arrival.session] = arrival
+        return arrival
+
+    def take(self, arrival: Arrival, name: str, content: bytes) -> None:
+        """An object of a reply.
+
+        Raises:
+            RefusedError: If it is none of the reply's, or the reply has too many bytes.
+            OSError: If it cannot be kept.
+        """
+        asked = self.asked(arrival.exchange)
+        rules = self.policy.file.stages.get(asked.facts.stage)
+        most = rules.message_mb if rules is not None else None
+        limit = (most or self.policy.file.limits.message_mb) * 1e6 + SLACK
+        if arrival.bytes + len(content) > limit:
+            words = f"more than {limit / 1e6:.0f} MB came"
+            raise RefusedError(REFUSED_SIZE, words)
+        whole = arrival.take(name, content)
+        if not arrival.missing:
+            self.complete(arrival)
+            return
+        for tensor in whole:
+            self.checker.submit(arrival.read_early, tensor, asked, update=self.wants_update(asked))
+
+    def complete(self, arrival: Arrival) -> None:
+        """A reply is all here: judge it, behind whatever is being read."""
+        with self.changed:
+            if arrival.exchange.standing.step != "open":
+                return
+            self.move(arrival.exchange, step="judging")
+        self.checker.submit(self._settle, arrival)
+
+    def settle_old(self) -> None:
+        """Replies that were all here when the gate was stopped."""
+        for exchange in self.standing("judging", "open"):
+            request = exchange.pushed("reply")
+            if request is not None:
+                arrival = self.arrival(request.message_object_trees[0].object_id)
+                if arrival is not None and not arrival.missing:
+                    if exchange.standing.step == "open":
+                        self.complete(arrival)
+                    else:
+                        self.checker.submit(self._settle, arrival)
+
+    def _settle(self, arrival: Arrival) -> None:
+        """Judge a reply until the ledger could be written: till then nothing leaves."""
+        self._until_written(arrival.exchange, lambda: self._judge(arrival))
+        arrival.finished.set()
+
+    def _until_written(self, exchange: Exchange, decide: Callable[[], object]) -> None:
+        while not self.stopping.is_set():
+            try:
+                decide()
+                return
+            except (InputError, OSError) as error:
+                log.error("nothing leaves until this is mended: %s", error)
+                self.stopping.wait(10)
+            except Exception as error:
+                # A fault of the gate's own must not keep the server waiting, nor let anything out.
+                log.exception("a reply could not be judged")
+                words = f"it could not be judged ({type(error).__name__})"
+                decide = partial(self.refuse, exchange, "out", REFUSED_CONTENT, words)
+
+    def _judge(self, arrival: Arrival) -> None:
+        exchange = arrival.exchange
+        if exchange.standing.step != "judging":
+            return
+        asked = self.asked(exchange)
+        came = exchange.standing.came
+        try:
+            answer = read_answer(arrival, asked, update=self.wants_update(asked))
+        except RefusedError as error:
+            self.refuse(exchange, "out", error.code, error.words)
+            return
+        try:
+            with self._writing:
+                old = exchange.id in self._old
+                line = self.book.find(["reply", "error"], instruction=came) if old else None
+                sent = self.book.sent_today() if line is None else 0
+                if line is None:
+                    line, facts = let_out(
+                        self.book, self._policy_now(), asked.facts, answer.facts, came,
+                        sent_today=sent,
+                    )  # fmt: skip
+                else:
+                    facts = bucketed(asked.facts, answer.facts)
+                letter = self.book.letter(line)
+        except TurnedAwayError as away:
+            self._leave(exchange, away)
+            return
+        log.info("%s: may leave, ledger line %d", _named(asked), line.sequence)
+        self._put_out(exchange, answer_message(asked.message, answer, facts, letter))
+
+    def refuse(self, exchange: Exchange, way: str, code: int, words: str) -> str:
+        """Write down that something does not pass, and have the server told the code.
+
+        Returns:
+            What may be said of it: the ledger's line.
+
+        Raises:
+            LedgerError: If it cannot be written down; then nobody is told.
+        """
+        with self.changed:
+            if exchange.standing.step == "leaving":
+                return "already answered"
+            known = self._asked.get(exchange.id)
+            with self._writing:
+                facts = known.facts if known else None
+                away = turn_away(self.book, way, code, (words,), facts, exchange.id)
+            return self._leave(exchange, away)
+
+    def note_undelivered(self, exchange: Exchange, why: str) -> None:
+        """The server did not take an answer: the ledger says so, since its line says it left."""
+        with self._writing:
+            self.book.undelivered(exchange.standing.came, why)
+
+    def give_up(self, exchange: Exchange) -> None:
+        """The site's code was asked often enough, and never answered."""
+        words = f"handed down {exchange.standing.handed} times, and no answer came"
+        self.refuse(exchange, "out", UNANSWERED, words)
+
+    def _leave(self, exchange: Exchange, away: TurnedAwayError) -> str:
+        log.error("%s: refused, %s: %s", exchange.id[:12], away.told, away)
+        for arrival in list(self._arrivals.values()):
+            if arrival.exchange is exchange:
+                arrival.refused = away.told
+        message = instruction_message(exchange)
+        self._put_out(exchange, pack(write_error(message, away.code, away.told), {}))
+        return away.told
+
+    def _put_out(self, exchange: Exchange, packed: Packed) -> None:
+        for name, content in packed.objects.items():
+            exchange.reply.put(name, content)
+        out = PushMessagesRequest(
+            messages_list=[message_to_proto(packed.message)],
+            message_object_trees=[packed.tree],
+        )
+        exchange.write("out", out)
+        self.move(exchange, step="leaving")
+
+
+def _named(asked: Asked) -> str:
+    return f"{asked.facts.exchange}, round {asked.facts.round}"
+
+
+def _pulled(packed: Packed) -> PullMessagesResponse:
+    return PullMessagesResponse(
+        messages_list=[message_to_proto(packed.message)], message_object_trees=[packed.tree]
+    )

@@ -1,0 +1,287 @@
+"""What lies in the spool, read: an instruction, and the reply to it as far as it has come."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.serde_utils import metadata_from_proto
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree
+
+from clients.gate.disk import is_id
+from clients.gate.facts import InstructionFacts, RefusedError, ReplyFacts, TensorFacts
+from clients.gate.objects import (
+    HeldArray,
+    Packed,
+    open_array,
+    open_held,
+    pack,
+    read_held,
+    tree_ids,
+)
+from clients.gate.payload import (
+    DOWN,
+    INSTRUCTION,
+    UP,
+    check_records,
+    error_code,
+    instruction_facts,
+    read_metrics,
+    write_error,
+)
+from clients.gate.spool import Exchange
+from clients.gate.tensors import refused
+from common.wire.gate import LEDGER, METRICS, RECEIPT, REFUSED_INSTRUCTION, WEIGHTS
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An instruction that lies in the spool.
+
+    Attributes:
+        message: As the server knows it, without its tensors.
+        arrays: Its weights, which stay on the disk.
+        kinds: Its records.
+        facts: What it asks.
+        receipt: The server's receipt in it, or empty.
+    """
+
+    message: Message
+    arrays: Mapping[str, HeldArray]
+    kinds: frozenset[str]
+    facts: InstructionFacts
+    receipt: str
+
+    def handed_down(self) -> Packed:
+        """The instruction as the site's code gets it: written anew, without the receipt."""
+        content = RecordDict({INSTRUCTION: self.message.content[INSTRUCTION]})
+        below = Message(content, metadata=_copy(self.message))  # type: ignore[call-overload]
+        return pack(below, _weights(self))
+
+
+def _weights(held: "Asked | Answer") -> Mapping[str, Mapping[str, HeldArray]]:
+    return {WEIGHTS: held.arrays} if WEIGHTS in held.kinds else {}
+
+
+def _copy(message: Message) -> object:
+    """Metadata of its own, since a message's id is put into them."""
+    told = message.metadata
+    again = object.__new__(type(told))
+    again.__dict__.update(told.__dict__)
+    return again
+
+
+def instruction_message(exchange: Exchange) -> Message:
+    """The instruction as the server announced it, without content: what an answer replies to."""
+    metadata = metadata_from_proto(exchange.pulled("asked").messages_list[0].metadata)
+    metadata.__dict__["_message_id"] = exchange.id
+    return Message(RecordDict(), metadata=metadata)  # type: ignore[call-overload, no-any-return]
+
+
+def read_asked(exchange: Exchange, bundle: str, node_id: int | None) -> Asked:
+    """What an instruction asks.
+
+    Args:
+        exchange: Whose.
+        bundle: SHA-256 of the code that it would run.
+        node_id: This node's.
+
+    Raises:
+        RefusedError: If it is no instruction as the vocabulary writes them.
+    """
+    try:
+        tree = exchange.pulled("asked").message_object_trees[0]
+        held = open_held(exchange.id, exchange.asked, tree_ids(tree))
+        message = held.message
+        if message.has_error():
+            raise refused("it is an error, not an instruction")
+        message.metadata.__dict__["_message_id"] = exchange.id
+        if message.metadata.__dict__ != instruction_message(exchange).metadata.__dict__:
+            raise refused("it was announced as another")
+        if message.metadata.dst_node_id != node_id or message.metadata.reply_to_message_id:
+            raise refused("it is not for this site")
+        check_records(held.kinds, DOWN)
+        arrays = held.arrays.get(WEIGHTS, {})
+        tensors = tuple(read_held(name, array, exchange.asked) for name, array in arrays.items())
+        record = message.content.config_records.get(INSTRUCTION)
+        facts = instruction_facts(message.metadata.message_type, record, bundle, tensors)
+    except RefusedError as error:
+        raise RefusedError(REFUSED_INSTRUCTION, error.words) from None
+    receipt = _receipt(message.content.config_records.get(RECEIPT))
+    return Asked(message, arrays, frozenset(held.kinds), facts, receipt)
+
+
+def _receipt(record: ConfigRecord | None) -> str:
+    line = record.get("line", "") if record is not None else ""
+    return line if isinstance(line, str) else ""
+
+
+class Arrival:
+    """A reply that comes in, object by object; each tensor is read as soon as it is all here.
+
+    Args:
+        exchange: Whose.
+        request: What the SuperNode announced; it is in the spool.
+    """
+
+    def __init__(self, exchange: Exchange, request: PushMessagesRequest) -> None:
+        self.exchange = exchange
+        tree = request.message_object_trees[0]
+        self.root = tree.object_id
+        self.ids = tree_ids(tree)
+        self.known = frozenset(self.ids)
+        self.lock = threading.Lock()
+        self.missing = {name for name in self.ids if name not in exchange.reply}
+        self.bytes = exchange.reply.bytes()
+        self.waiting: dict[str, set[str]] = {}
+        self.below: dict[str, list[str]] = {}
+        for node in _tensor_nodes(tree):
+            whole = {node.object_id, *(child.object_id for child in node.children)}
+            self.waiting[node.object_id] = whole & self.missing
+            for name in whole:
+                self.below.setdefault(name, []).append(node.object_id)
+        self.next = 0
+        self.read: dict[str, TensorFacts] = {}
+        self.finished = threading.Event()
+        self.refused = ""
+
+    @property
+    def session(self) -> str:
+        """What it is called at the door; the same after a restart."""
+        return self.root
+
+    def take(self, name: str, content: bytes) -> list[str]:
+        """Keep an object.
+
+        Returns:
+            Ids of the tensors that are all here now.
+
+        Raises:
+            RefusedError: If it was not announced, or is not what its id says.
+        """
+        if name not in self.known:
+            raise refused("an object belongs to nothing")
+        if name in self.missing:
+            self.exchange.reply.put(name, content)
+        with self.lock:
+            if name not in self.missing:
+                return []
+            self.missing.discard(name)
+            self.bytes += len(content)
+            whole = []
+            for tensor in self.below.get(name, []):
+                self.waiting[tensor].discard(name)
+                if not self.waiting[tensor]:
+                    whole.append(tensor)
+            return whole
+
+    def read_early(self, tensor: str, asked: Asked, *, update: bool) -> None:
+        """Read one tensor while others still come. What is wrong with it is found again later."""
+        try:
+            held = open_array(tensor, self.exchange.reply)
+            name, incoming = self._guess(held, asked) if update else ("?", None)
+            facts = read_held(name, held, self.exchange.reply, incoming, self.exchange.asked)
+        except (RefusedError, OSError):
+            return
+        self.read[tensor] = facts
+
+    def _guess(self, held: HeldArray, asked: Asked) -> tuple[str, HeldArray | None]:
+        """Which of the incoming tensors this one answers; its name comes last of all.
+
+        Tensors come in their order, each distinct one once: those that are passed over are alike.
+        """
+        names = list(asked.arrays)
+        for place in range(self.next, len(names)):
+            incoming = asked.arrays[names[place]]
+            if incoming.told == held.told:
+                self.next = place + 1
+                return names[place], incoming
+        return "?", None
+
+
+def _tensor_nodes(tree: ObjectTree) -> list[ObjectTree]:
+    """The tensors in a message's tree: message, dictionary, record, tensor, chunks."""
+    found = {
+        node.object_id: node
+        for content in tree.children
+        for record in content.children
+        for node in record.children
+    }
+    return list(found.values())
+
+
+def check_tree(tree: ObjectTree) -> None:
+    """Whether a tree is one that a reply can have.
+
+    Raises:
+        RefusedError: If not.
+    """
+    level, depth = [tree], 0
+    while level:
+        if depth > 4 or any(not is_id(node.object_id) for node in level):
+            raise refused("its tree of objects is none")
+        level, depth = [child for node in level for child in node.children], depth + 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply that is all here.
+
+    Attributes:
+        facts: What it would let out.
+        arrays: Its weights, which stay on the disk.
+        kinds: Its records.
+    """
+
+    facts: ReplyFacts
+    arrays: Mapping[str, HeldArray]
+    kinds: frozenset[str] = frozenset()
+
+
+def read_answer(arrival: Arrival, asked: Asked, *, update: bool) -> Answer:
+    """What a reply would let out.
+
+    Args:
+        arrival: All of it.
+        asked: The instruction.
+        update: Whether tensors are measured against those that came.
+
+    Raises:
+        RefusedError: If anything in it is not as an honest sender writes it.
+    """
+    objects = arrival.exchange.reply
+    held = open_held(arrival.root, objects, arrival.ids)
+    if held.message.has_error():
+        return Answer(ReplyFacts(error=error_code(held.message.error.code)), {})
+    check_records(held.kinds, UP)
+    metrics = read_metrics(held.message.content.metric_records.get(METRICS))
+    arrays = held.arrays.get(WEIGHTS, {})
+    tensors = []
+    for name, array in arrays.items():
+        early = arrival.read.get(array.id)
+        incoming = asked.arrays.get(name) if update else None
+        if early is None or (update and early.name != name):
+            early = read_held(name, array, objects, incoming, arrival.exchange.asked)
+        tensors.append(replace(early, name=name))
+    return Answer(ReplyFacts(tuple(tensors), metrics), arrays, frozenset(held.kinds))
+
+
+def answer_message(
+    asked: Message, answer: Answer, facts: ReplyFacts, letter: Mapping[str, str | int]
+) -> Packed:
+    """The reply that leaves: its small objects written anew, its tensors where they were compared.
+
+    Args:
+        asked: The instruction; all metadata come from it.
+        answer: What came.
+        facts: What of it leaves.
+        letter: Put beside it: the ledger's key, sequence and head.
+    """
+    if facts.error:
+        return pack(write_error(asked, facts.error, "see the site's own log"), {})
+    content = RecordDict()
+    if METRICS in answer.kinds:
+        content[METRICS] = MetricRecord(dict(facts.metrics))
+    content[LEDGER] = ConfigRecord(dict(letter))
+    return pack(Message(content, reply_to=asked), _weights(answer))

@@ -8,6 +8,7 @@ namespace: when it ends, everything in there ends.
 """
 
 import array
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -32,7 +33,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
-    """Set up what argument 1 (JSON) says; argument 2 is the socket that the listener goes out by."""
+    """Set up what argument 1 (JSON) says; the listener goes out by the socket of argument 2."""
     settings = json.loads(sys.argv[1])
     out = socket.socket(fileno=int(sys.argv[2]))
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -158,10 +159,8 @@ def stop_all(pids: set[int]) -> None:
         # In a process namespace: all but this first process.
         os.kill(-1, signal.SIGKILL)
     for pid in pids:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     while True:
         try:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
@@ -176,15 +175,13 @@ def end(number: int) -> None:
         for line in os.listdir("/proc/self/task"):
             with open(f"/proc/self/task/{line}/children") as file:
                 for pid in file.read().split():
-                    try:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.killpg(int(pid), number)
-                    except (ProcessLookupError, PermissionError):
-                        pass
     os._exit(0)
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int) -> None:
-    """mount(2).
+    """Mount something, or change how it is mounted.
 
     Raises:
         OSError: Naming the target.

@@ -6,17 +6,17 @@ import os
 import socket
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clients.settings import SiteSettings
+from clients.site_file import load_site
 from clients.supernode import SuperNode
 from common.environment import SWITCHES
+from common.errors import InputError
 from common.keeper import Keeper, Service, spawn
 
-STATUS = "status.json"
+STATUS, LOGS = "status.json", "logs"
 log = logging.getLogger("sonofed.site")
 
 
@@ -86,22 +86,24 @@ def supervisor_of(site_file: Path, environment: Mapping[str, str] | None = None)
     Raises:
         InputError: If the site's file is not sound.
     """
-    tables = tomllib.loads(site_file.read_text(encoding="utf-8"))
-    base = site_file.parent.absolute()
-    site = dict(tables["site"])
-    for name in ("data_root", "folder", "cache"):
-        site[name] = base / site[name]
-    gate = tables["gate"]
-    logs = base / "logs"
+    found = load_site(site_file)
+    base = site_file.absolute().parent
+    secret = (found.gate.folder, found.gate.node_key.parent, found.upstream.key.parent)
+    for place in (found.site.folder, found.site.cache, found.site.data_folder):
+        if any(place.resolve().is_relative_to(folder.resolve()) for folder in secret):
+            raise InputError(
+                f"{site_file}: {place} lies where keys lie; training must not see those, so keys "
+                "and the gate's folder need folders of their own"
+            )
     supernode = SuperNode(
-        settings=SiteSettings.model_validate(site),
-        listen=gate["listen"],
-        hidden=(base / gate["folder"], base / "keys"),
-        log=logs / "supernode.log",
-        open_network=tables["network"]["allow_open_network"],
+        settings=found.site,
+        listen=found.gate.listen,
+        hidden=tuple(dict.fromkeys(secret)),
+        log=base / LOGS / "supernode.log",
+        open_network=found.network.allow_open_network,
         environment=environment,
     )
-    return Supervisor(site_file.absolute(), supernode, logs)
+    return Supervisor(site_file.absolute(), supernode, base / LOGS)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ No daemon tricks: a keeper is an ordinary process in the foreground, good for sy
 container. Whatever it starts ends with it.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -305,28 +306,22 @@ def stop_process(process: "subprocess.Popen[bytes]", grace_s: float) -> None:
 
 def end_group(group: int) -> None:
     """Kill whatever is left of a process group that we made."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def kill(pid: int, number: int) -> None:
     """Send a signal to a process that may be gone."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def reap(ours: set[int]) -> None:
     """Bury orphans that came to us; our own children's exit codes are for their handles."""
     for pid in children(os.getpid()):
         if pid not in ours and _state(pid) == "Z":
-            try:
+            with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                pass
 
 
 def children(pid: int) -> list[int]:

@@ -12,13 +12,17 @@ from scripts import config, data, labels, simulate
 from scripts.audit.command import app as audit
 from scripts.bench.command import bench
 from scripts.compare import compare
+from scripts.consortium.command import app as consortium
 from scripts.gate.command import app as gate
 from scripts.export import export
 from scripts.init import init
 from scripts.phantom.command import phantom
+from scripts.poc import app as poc
 from scripts.predict import predict
 from scripts.report import report
 from scripts.runs import runs
+from scripts.site.command import app as site
+from scripts.study.command import app as study
 from scripts.sweep import sweep
 
 app = typer.Typer(
@@ -44,6 +48,10 @@ app.add_typer(data.app, name="data")
 app.add_typer(labels.app, name="labels")
 app.add_typer(gate, name="gate")
 app.add_typer(audit, name="audit")
+app.add_typer(poc, name="poc")
+app.add_typer(consortium, name="consortium")
+app.add_typer(study, name="study")
+app.add_typer(site, name="site")
 
 
 def main() -> None:

@@ -25,13 +25,14 @@ gate with the same arguments. Environment of a site's training: `rehearsal.sites
 
 import common.environment  # noqa: F401, I001 - before Flower
 
+import json
+import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from clients import supervisor
 from common.config.study import Study
@@ -40,15 +41,18 @@ from common.keeper import read_status, stop_keeper
 from scripts import prepare
 from scripts.consortium import keep
 from scripts.consortium.rehearsal_site import RehearsalSite
+from scripts.keepers import start_keeper
 from scripts.live import Steps
 from scripts.study.bundle import Bundle, build
-from scripts.study.submit import submit, wait
+from scripts.study.submit import check, submit, wait
 from server.consortium import membership, superlink
 from server.consortium import register as registers
-from server.consortium.place import Place
+from server.consortium.place import Place, write_file
 from server.consortium.register import Register
 
 ONLINE_S, POLL_S = 300.0, 0.5
+CENTER, SITES, MARK = "center", "sites", "rehearsal.json"
+"""Folders of a rehearsal, and the file that says that it is one."""
 
 
 class Rehearsal:
@@ -86,10 +90,18 @@ class Rehearsal:
         self.minimum = minimum
         self.open_network = open_network
         self.upstream: str | None = None
-        self.place = Place(self.folder / "center")
+        self.place = Place(self.folder / CENTER)
         self.sites: dict[str, RehearsalSite] = {}
         self._bundle: Bundle | None = None
         self._keepers: list[tuple[Path, subprocess.Popen[bytes]]] = []
+
+    @classmethod
+    def of(cls, folder: Path) -> "Rehearsal":
+        """A rehearsal that lies in a folder, to look at and to take down; whatever its study."""
+        found = cls.__new__(cls)
+        found.folder = folder.absolute()
+        found.place, found.sites, found._keepers = Place(found.folder / CENTER), {}, []
+        return found
 
     @property
     def register(self) -> Register:
@@ -121,6 +133,8 @@ class Rehearsal:
         """
         steps = Steps()
         self.folder.mkdir(parents=True, exist_ok=True)
+        mark = {"minimum": self.minimum, "data_root": str(self.data_root.absolute())}
+        write_file(self.folder / MARK, json.dumps(mark).encode())
         phantom = prepare.make_phantom(self.study, self.folder, steps)
         settings = prepare.site_settings(
             self.study, self.folder, self.folder / "cache", self.data_root, phantom
@@ -133,7 +147,7 @@ class Rehearsal:
             address = f"127.0.0.1:{ports[0]}"
             membership.found(self.place, "rehearsal", address, address, ports[1], ["localhost"])
         for one in settings:
-            site = RehearsalSite(one, self.folder / "sites" / one.name, self.minimum)
+            site = RehearsalSite(one, self.folder / SITES / one.name, self.minimum)
             listen = f"127.0.0.1:{free_ports(1)[0] if self.open_network else 9701}"
             site.join(self.place, listen, open_network=self.open_network)
             site.allow(self.study)
@@ -154,7 +168,7 @@ class Rehearsal:
             self.prepare()
         try:
             more = ["--upstream", self.upstream] if self.upstream else []
-            self._keep("scripts.consortium.keep", self.place.root, more, detached, {})
+            self._keep("scripts.consortium.keep", self.place.root, more, detached)
             if not keep.wait_healthy(self.place, self.register):
                 raise InputError(f"the SuperLink does not start; see {self.place.logs}")
             keep.settle(self.place)
@@ -169,7 +183,7 @@ class Rehearsal:
         more = [f"--set={name}={value}" for name, value in site.environment.items()]
         if self.gate_module:
             more.append(f"--gate-module={self.gate_module}")
-        self._keep("clients.supervisor", site.site_file, more, detached, {})
+        self._keep("clients.supervisor", site.site_file, more, detached)
 
     def wait_online(self, timeout_s: float = ONLINE_S) -> None:
         """Wait until every site's node is online.
@@ -197,7 +211,7 @@ class Rehearsal:
 
     def down(self) -> None:
         """Stop everything that runs in this folder, started here or by another process."""
-        statuses = [site / supervisor.STATUS for site in sorted(self.folder.glob("sites/*"))]
+        statuses = [site / supervisor.STATUS for site in sorted(self.folder.glob(f"{SITES}/*"))]
         for status in [*statuses, self.place.status]:
             stop_keeper(status)
         for _, process in self._keepers:
@@ -208,7 +222,7 @@ class Rehearsal:
 
     def status(self) -> dict[str, Any]:
         """What runs: of the center and of each site, what its keeper says; None where none does."""
-        sites = sorted(self.folder.glob("sites/*"))
+        sites = sorted(self.folder.glob(f"{SITES}/*"))
         return {
             "center": read_status(self.place.status),
             **{site.name: read_status(site / supervisor.STATUS) for site in sites},
@@ -231,8 +245,16 @@ class Rehearsal:
             StudyStopped: If it did not finish; why is in its text and in the sites' own logs.
         """
         folder, run_id = self.submit(out, resume=resume)
-        wait(self.place, folder, run_id)
+        self.wait(folder, run_id)
         return folder
+
+    def wait(self, folder: Path, run_id: int) -> None:
+        """Wait until a run has ended.
+
+        Raises:
+            StudyStopped: See `run`.
+        """
+        check(folder, wait(self.place, run_id))
 
     def __enter__(self) -> Self:
         self.up()
@@ -252,36 +274,59 @@ class Rehearsal:
         target: Path,
         more: list[str],
         detached: bool,
-        environment: Mapping[str, str],
     ) -> None:
         """Start a keeper: ended by `down`, or when this process goes, whichever way it does."""
         folder = target if target.is_dir() else target.parent
-        log = folder / "logs" / "keeper.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as out:
-            process = start_keeper(module, target, more, out, guarded=not detached)
+        log = folder / supervisor.LOGS / "keeper.log"
+        process = start_keeper(module, target, more, log, guarded=not detached)
         status = folder / supervisor.STATUS
         self._keepers.append((status, process))
 
 
-def start_keeper(
-    module: str, target: Path, more: list[str], out: IO[bytes], *, guarded: bool
-) -> "subprocess.Popen[bytes]":
-    """Run a keeper's module in a session of its own."""
-    command = [sys.executable, "-m", module, str(target), *more]
-    return subprocess.Popen(
-        [*command, "--guarded"] if guarded else command,
-        stdin=subprocess.PIPE if guarded else subprocess.DEVNULL,
-        stdout=out,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+def allow_here(place: Place, study: Study, bundle: Bundle) -> None:
+    """In a rehearsal, have its sites' policies and approvals let a study run.
+
+    Where the folder is no rehearsal's, nothing is done: hospitals decide for themselves.
+
+    Raises:
+        InputError: If a policy would refuse the study.
+    """
+    folder = place.root.absolute().parent
+    if place.root.name != CENTER or not (folder / MARK).exists():
+        return
+    mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    settings = prepare.site_settings(study, folder, folder, Path(mark["data_root"]), None)
+    for one in settings:
+        site = RehearsalSite(one, folder / SITES / one.name, mark["minimum"])
+        if site.folder.exists():
+            site.allow(study)
+            site.approve(bundle.data, bundle.sha256)
+
+
+def differences(run: Path, other: Path) -> list[str]:
+    """Weights and results in which two runs of one study differ, in words; empty if in none."""
+    found = []
+    ours, theirs = (
+        {path.relative_to(folder) for path in folder.rglob("*.safetensors")
+         if path.relative_to(folder).parts[0] != "sites"}
+        for folder in (run, other)
+    )  # fmt: skip
+    found += [f"{path}: is in one run only" for path in sorted(ours ^ theirs)]
+    found += [
+        f"{path}: other weights" for path in sorted(ours & theirs)
+        if (run / path).read_bytes() != (other / path).read_bytes()
+    ]  # fmt: skip
+    results = [json.loads((folder / "results.json").read_bytes()) for folder in (run, other)]
+    if results[0] != results[1]:
+        keys = [key for key in results[0] if results[0][key] != results[1].get(key)]
+        found.append(f"results.json: {', '.join(keys)}")
+    if not ours:
+        found.append("no weights in the run")
+    return found
 
 
 def free_ports(count: int) -> list[int]:
     """Loopback ports that nobody has just now, all different."""
-    import socket
-
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:

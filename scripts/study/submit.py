@@ -63,17 +63,12 @@ def submit(
     return run_id
 
 
-def wait(place: Place, folder: Path, run_id: int) -> RunState:
-    """Wait until a run has ended.
-
-    Raises:
-        StudyStopped: If it did not finish the study.
-    """
+def wait(place: Place, run_id: int) -> RunState:
+    """Wait until a run has ended, as the SuperLink sees it."""
     register = registers.read(place)
     with Control(place, register) as control:
         while not (state := control.run(run_id)).over:
             time.sleep(POLL_S)
-    check(folder, state)
     return state
 
 

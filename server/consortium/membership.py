@@ -101,12 +101,12 @@ def admit(place: Place, request: Request, *, days: float = SITE_DAYS) -> Admissi
     with registers.changing(place) as register:
         invitation = _invitation(register, request)
         member = register.sites.get(site)
-        if member is not None and member.revoked is None:
-            if member.node_key != request.node_key:
-                raise InputError(
-                    f"site {site}: is a member with another node key; revoke it first if its "
-                    "machine was replaced"
-                )
+        stays = member is not None and member.revoked is None
+        if member is not None and stays and member.node_key != request.node_key:
+            raise InputError(
+                f"site {site}: is a member with another node key; revoke it first if its machine "
+                "was replaced"
+            )
         check_node_key(site, request.node_key)
         for name, other in register.sites.items():
             if name != site and other.node_key == request.node_key:

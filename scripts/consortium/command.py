@@ -1,0 +1,239 @@
+"""`sonofed consortium`: the coordinator's commands."""
+
+import json
+import os
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from common.config.load import load_study
+from common.errors import InputError
+from common.keeper import is_up, read_status, stop_keeper
+from scripts.consortium import keep, receipts
+from scripts.consortium.front_reload import reload_front
+from scripts.consortium.rehearsal import free_ports
+from scripts.consortium.units import compose, unit
+from scripts.keepers import start_keeper
+from scripts.live import say, show
+from server.consortium import front, membership, superlink
+from server.consortium import register as registers
+from server.consortium.authority import SITE_DAYS
+from server.consortium.place import Place, write_file
+from server.consortium.register import Register, now
+
+app = typer.Typer(no_args_is_help=True, help="A consortium, seen from its coordinating center.")
+app.add_typer(receipts.app, name="receipts")
+DEFAULT = Path("consortium")
+SOON = timedelta(days=30)
+Folder = Annotated[
+    Path,
+    typer.Option(
+        "--consortium", envvar="SONOFED_CONSORTIUM", metavar="DIR", help="The consortium's folder."
+    ),
+]
+Days = Annotated[float, typer.Option(help="Days that the site's certificate holds.")]
+
+
+@app.command("init")
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    address: Annotated[
+        str, typer.Option(help="host:port that hospitals will reach, such as center.example:9443.")
+    ],
+    name: Annotated[str, typer.Option(help="The consortium's name.")] = "",
+    listen: Annotated[
+        str, typer.Option(help="Where the front listens. Default: loopback, at the address's port.")
+    ] = "",
+    host: Annotated[
+        list[str] | None, typer.Option(help="Further host name of the front; repeatable.")
+    ] = None,
+    superlink_port: Annotated[
+        int, typer.Option(help="Loopback port of Flower's SuperLink; 0: a free one.")
+    ] = 0,
+) -> None:
+    """Found a consortium: authority, certificates, register, a systemd unit and a compose file.
+
+    The front listens on loopback until you say --listen 0.0.0.0:PORT, so that nothing opens to the
+    outside by itself.
+    """
+    membership.check_address("address", address)
+    place = Place(folder)
+    port = superlink_port or free_ports(1)[0]
+    told = listen or f"127.0.0.1:{address.rpartition(':')[2]}"
+    register = membership.found(place, name or folder.name, address, told, port, host or [])
+    superlink.write_connection(place, register)
+    write_file(place.root / "sonofed-consortium.service", unit(place).encode())
+    write_file(place.root / "compose.yaml", compose(place).encode())
+    say(f"{folder}: consortium {register.name}, reached at {address}, listening on {told}")
+    say(f"keep {place.authority} safe and backed up: whoever has its key can admit anybody")
+    say(f"next: sonofed consortium invite SITE --consortium {folder}")
+
+
+@app.command("invite")
+def invite(
+    site: Annotated[str, typer.Argument(metavar="SITE", help="The name that the site will have.")],
+    consortium: Folder = DEFAULT,
+    out: Annotated[Path | None, typer.Option(help="Default: SITE.invitation.")] = None,
+    days: Annotated[float, typer.Option(help="Days that it holds.")] = membership.INVITATION_DAYS,
+    study: Annotated[
+        Path | None, typer.Option(metavar="STUDY.toml", help="Name the study that is planned.")
+    ] = None,
+) -> None:
+    """Write an invitation: one file, good once. Hand it over by a way that you trust."""
+    digest = load_study(study, []).digest if study else ""
+    given = membership.invite(Place(consortium), site, days=days, study=digest)
+    path = out or Path(f"{site}.invitation")
+    write_file(path, given.model_dump_json(indent=1).encode() + b"\n", 0o600)
+    say(f"{path}: for {site}, until {given.expires:%Y-%m-%d}; it holds a secret, so no open mail")
+
+
+@app.command("admit")
+def admit(
+    request: Annotated[Path, typer.Argument(metavar="SITE.request", help="What the site sent.")],
+    consortium: Folder = DEFAULT,
+    out: Annotated[Path | None, typer.Option(help="Default: SITE.admission.")] = None,
+    days: Days = SITE_DAYS,
+) -> None:
+    """Admit a site: sign its key, bind certificate and node key to each other, tell the SuperLink.
+
+    For a member with a new invitation it is the renewal of its certificate.
+    """
+    place = Place(consortium)
+    given = membership.admit(place, membership.read_request(request), days=days)
+    _apply(place)
+    path = out or Path(f"{given.site}.admission")
+    write_file(path, given.model_dump_json(indent=1).encode() + b"\n")
+    say(f"{path}: {given.site} is admitted until {given.expires:%Y-%m-%d}; send it this file")
+
+
+@app.command("renew")
+def renew(
+    site: Annotated[str, typer.Argument(metavar="SITE", help="A member.")],
+    consortium: Folder = DEFAULT,
+    out: Annotated[Path | None, typer.Option(help="Default: SITE.invitation.")] = None,
+    days: Annotated[float, typer.Option(help="Days that it holds.")] = membership.INVITATION_DAYS,
+) -> None:
+    """Invite a member to a new certificate; the old one holds until it ends."""
+    registers.read(Place(consortium)).site(site)
+    invite(site, consortium, out, days, None)
+
+
+@app.command("revoke")
+def revoke(
+    site: Annotated[str, typer.Argument(metavar="SITE", help="A member.")],
+    consortium: Folder = DEFAULT,
+) -> None:
+    """Strike a site off at once: its certificates, its node, its open invitations."""
+    place = Place(consortium)
+    member = membership.revoke(place, site)
+    _apply(place)
+    say(f"{site}: revoked, {len(member.certificates)} certificates hold no longer")
+
+
+def _apply(place: Place) -> None:
+    """Have what runs go by the register as it is now."""
+    if not is_up(place.status):
+        return
+    reload_front(place)
+    keep.settle(place)
+
+
+@app.command("up")
+def up(
+    consortium: Folder = DEFAULT,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay; for systemd and containers.")
+    ] = False,
+) -> None:
+    """Start the SuperLink and the front before it, and keep them at work."""
+    place = Place(consortium.absolute())
+    register = registers.read(place)
+    front.executable()
+    if is_up(place.status):
+        raise InputError(f"{consortium}: is up already")
+    if foreground:
+        os.execv(sys.executable, [sys.executable, "-m", "scripts.consortium.keep", str(place.root)])
+    start_keeper("scripts.consortium.keep", place.root, [], place.logs / "keeper.log")
+    _wait(place, register)
+    say(f"up: {register.name} at {register.address} (listens on {register.listen})")
+
+
+def _wait(place: Place, register: Register) -> None:
+    if not keep.wait_healthy(place, register):
+        stop_keeper(place.status)
+        raise InputError(f"the SuperLink does not start; see {place.logs / 'superlink.log'}")
+    keep.settle(place)
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        told = read_status(place.status)
+        trouble = told["services"][front.NAME] if told else {}
+        if trouble.get("pid"):
+            return
+        time.sleep(0.2)
+    stop_keeper(place.status)
+    raise InputError(f"the front does not start: {trouble.get('trouble') or place.logs}")
+
+
+@app.command("down")
+def down(consortium: Folder = DEFAULT) -> None:
+    """Stop SuperLink and front. A run that is under way ends; `study resume` goes on with it."""
+    place = Place(consortium)
+    registers.read(place)
+    say("down" if stop_keeper(place.status) else "nothing was running")
+
+
+@app.command("status")
+def status(
+    consortium: Folder = DEFAULT,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what runs, who is a member, who is connected. Exit code 1 if something should run."""
+    from server.consortium.control import Control
+
+    place = Place(consortium)
+    register = registers.read(place)
+    told = read_status(place.status)
+    nodes = {}
+    healthy = told is not None and superlink.is_healthy(place, register)
+    if healthy:
+        with Control(place, register) as control:
+            nodes = {node.node_id: node.status for node in control.nodes()}
+    sites = {name: _site(register, name, nodes) for name in register.sites}
+    if as_json:
+        typer.echo(json.dumps({"up": healthy, "services": told, "sites": sites}, default=str))
+    else:
+        say(f"{register.name} at {register.address}: {'up' if healthy else 'DOWN'}")
+        for name, about in (told or {"services": {}})["services"].items():
+            running = f"process {about['pid']}" if about["pid"] else f"DOWN {about['trouble']}"
+            say(f"  {name}: {running}, started again {about['restarts']} times")
+        table = Table()
+        for column in ("site", "node", "certificate until", "remark"):
+            table.add_column(column, no_wrap=True)
+        for name, about in sites.items():
+            table.add_row(name, about["node"], about["until"], about["remark"])
+        for name, listed in register.invitations.items():
+            if name not in sites and any(one.token for one in listed):
+                table.add_row(name, "", "", "invited")
+        show(table)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _site(register: Register, name: str, nodes: dict[int, str]) -> dict[str, str]:
+    site, moment = register.sites[name], now()
+    good = [c.expires for c in site.certificates if c.holds(moment)]
+    until = max(good, default=None)
+    remark = ""
+    if site.revoked is not None:
+        remark = f"revoked {site.revoked:%Y-%m-%d}"
+    elif until is None:
+        remark = "no certificate holds: renew"
+    elif until - moment < SOON:
+        remark = f"ends in {(until - moment).days} days: renew"
+    state = "" if site.revoked is not None else nodes.get(site.node_id, "unknown")
+    return {"node": state, "until": f"{until:%Y-%m-%d}" if until else "", "remark": remark}

@@ -1,0 +1,14 @@
+"""`sonofed site`: what a hospital types."""
+
+import typer
+
+from scripts.site.desk import desk
+from scripts.site.join import join
+from scripts.site.run import down, status, up
+
+app = typer.Typer(no_args_is_help=True, help="At a hospital: its place in a consortium.")
+app.command("join")(join)
+app.command("up")(up)
+app.command("down")(down)
+app.command("status")(status)
+app.command("desk")(desk)

@@ -1,0 +1,152 @@
+"""`sonofed study`: a study on a consortium of real machines."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from common.config.load import load_study
+from common.config.study import Study
+from common.plugins import look_in
+from scripts import prepare
+from scripts.consortium import rehearsal
+from scripts.live import Live, say, show
+from scripts.progress import clock
+from scripts.run_folders import find_runs, read_study, status_of
+from scripts.study.bundle import Bundle, build
+from scripts.study.place import DEFAULT, Folder, Run, run_folder, run_number
+from scripts.study.submit import check, submit, wait
+from server.consortium import register as registers
+from server.consortium.control import Control
+from server.consortium.place import Place
+from server.context import StudyStopped
+
+app = typer.Typer(no_args_is_help=True, help="A study on a consortium of real machines.")
+Override = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value over the study; repeatable.")
+]
+Out = Annotated[Path | None, typer.Option(help="Run folder. Default: in the consortium's runs/.")]
+Watch = Annotated[bool, typer.Option(help="Follow the run until it has ended.")]
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study.")]
+
+
+@app.command("submit")
+def submit_command(
+    study_file: StudyFile,
+    consortium: Folder = DEFAULT,
+    out: Out = None,
+    override: Override = None,
+    watch: Watch = True,
+) -> None:
+    """Start a study on the consortium's sites, and follow it.
+
+    The code is that of this installation; every site's gate runs it only if its bundle was
+    approved there. Exit code 0 if the study finished, 1 if it did not.
+    """
+    _start(study_file, consortium, out, override, watch, resume=False)
+
+
+@app.command("resume")
+def resume_command(
+    study_file: StudyFile,
+    consortium: Folder = DEFAULT,
+    out: Out = None,
+    override: Override = None,
+    watch: Watch = True,
+) -> None:
+    """Go on with a study from its last finished round, whatever ended it."""
+    _start(study_file, consortium, out, override, watch, resume=True)
+
+
+def _start(
+    study_file: Path,
+    consortium: Path,
+    out: Path | None,
+    override: list[str] | None,
+    watch: bool,
+    *,
+    resume: bool,
+) -> None:
+    look_in(study_file.parent)
+    study = load_study(study_file, override or [])
+    prepare.check_parts(study)
+    place = Place(consortium)
+    registers.read(place)
+    bundle = build()
+    rehearsal.allow_here(place, study, bundle)
+    folder = out or place.runs / f"{study.name}-{study.digest[:8]}"
+    number = submit(place, study, folder, bundle, resume=resume)
+    _tell(study, bundle, folder, number)
+    if watch:
+        _follow(place, folder, number)
+
+
+def _tell(study: Study, bundle: Bundle, folder: Path, number: int) -> None:
+    say(f"study {study.name} ({study.digest[:12]}...), run {number} in {folder}")
+    say(f"code: bundle {bundle.sha256}")
+
+
+@app.command("watch")
+def watch_command(run: Run = None, consortium: Folder = DEFAULT) -> None:
+    """Follow a run until it has ended; exit code as with `submit`."""
+    place = Place(consortium)
+    folder = run_folder(place, run)
+    _follow(place, folder, run_number(folder))
+
+
+@app.command("stop")
+def stop_command(run: Run = None, consortium: Folder = DEFAULT) -> None:
+    """Stop a run. What was done stays; `sonofed study resume` goes on from there."""
+    place = Place(consortium)
+    folder = run_folder(place, run)
+    number = run_number(folder)
+    with Control(place, registers.read(place)) as control:
+        if control.run(number).over:
+            say(f"{folder}: run {number} has ended already")
+            return
+        control.stop(number)
+    say(f"{folder}: run {number} is stopped")
+
+
+@app.command("list")
+def list_command(consortium: Folder = DEFAULT) -> None:
+    """List the consortium's runs, and where each stands."""
+    place = Place(consortium)
+    register = registers.read(place)
+    if not place.runs.exists() or not any(place.runs.iterdir()):
+        say(f"{place.runs}: no run yet; `sonofed study submit` starts one")
+        return
+    with Control(place, register) as control:
+        states = {state.run_id: state for state in control.runs()}
+    table = Table()
+    for name in ("run", "study", "seed", "state", "place", "age", "Flower's run"):
+        table.add_column(name, no_wrap=True)
+    for folder in find_runs([place.runs]):
+        status = status_of(folder)
+        state = states.get(run_number(folder))
+        over = state is None or state.over
+        # A run that is silent is not a run that has ended: the SuperLink knows.
+        at = "finished" if status.state == "finished" else "stopped" if over else "running"
+        flower = "unknown" if state is None else f"{state.run_id} {state.status} {state.outcome}"
+        table.add_row(
+            folder.name, f"{status.name} {status.digest}", str(status.seed), at, status.place,
+            clock(status.age_s), flower,
+        )  # fmt: skip
+    show(table)
+
+
+def _follow(place: Place, folder: Path, number: int) -> None:
+    study = Study.model_validate(read_study(folder))
+    try:
+        with Live(folder, study):
+            state = wait(place, number)
+        check(folder, state)
+    except StudyStopped as error:
+        say(f"stopped: {error}")
+        say("what was done is kept; `sonofed study resume` goes on from there")
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        say("no longer watched; the run goes on (`sonofed study watch`, `sonofed study stop`)")
+        raise typer.Exit(130) from None
+    say(f"report: {folder / 'report.html'}")

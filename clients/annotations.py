@@ -1,28 +1,59 @@
-"""What a site has chosen and what its experts have said of it: files that stay in its folder.
+"""What a site has chosen, and what counts of what its experts have said: files in its folder.
 
 `selection/<arm>/<budget>/worklist.csv` is what an arm asks experts to annotate, best first;
-`labels.csv` is all they have said, by every reader; `selection/annotated.csv` is the label of each
-image as it stood when the study went on, so that what is trained afterwards is trained on equal
-labels whoever adds more.
+`labels.csv`, `outlines.csv` and `decisions.csv` are all they have said (`clients/words.py`), and
+`clients/consensus.py` has the rule by which it counts; `selection/annotated.csv` and
+`selection/outlined.csv` are what counted when the study went on, so that what is trained afterwards
+is trained on equal labels whoever adds more.
 """
 
-import csv
-import fcntl
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
+from clients.asked import ASKED, read_asked
+from clients.consensus import read_rules, settled_labels, settled_outlines
+from clients.tables import one_writer, read_table, write_table
+from clients.words import (
+    CLOSED_OUTLINES,
+    LABEL_COLUMNS,
+    LABELS,
+    Label,
+    add_labels,
+    read_decisions,
+    read_labels,
+    read_outlines,
+    utc,
+)
 from common.config.selection import budget_name
 from common.errors import InputError
 
+__all__ = [
+    "LABELS",
+    "LABEL_COLUMNS",
+    "WORKLIST",
+    "Choice",
+    "Label",
+    "add_labels",
+    "all_worklists",
+    "annotated",
+    "close_labels",
+    "counted_labels",
+    "counted_outlines",
+    "is_closed",
+    "read_labels",
+    "read_worklist",
+    "standing",
+    "utc",
+    "worklist_path",
+    "write_worklist",
+]
+
 WORKLIST = "worklist.csv"
 WORKLIST_COLUMNS = ("id", "rank", "uncertainty", "distance", "reason")
-LABELS = "labels.csv"
-LABEL_COLUMNS = ("id", "label", "reader", "time", "image_sha256")
 CLOSED = "annotated.csv"
 CLOSED_COLUMNS = ("id", "label")
+CLOSED_OUTLINE_COLUMNS = ("id", "outline")
 
 
 @dataclass(frozen=True)
@@ -44,25 +75,6 @@ class Choice:
     distance: float | None = None
 
 
-@dataclass(frozen=True)
-class Label:
-    """What one reader said of one image.
-
-    Attributes:
-        id: The image.
-        label: One of the study's labels.
-        reader: Who said it.
-        time: When, as `utc` writes it.
-        image_sha256: Of the image's file as the reader saw it.
-    """
-
-    id: str
-    label: str
-    reader: str
-    time: str
-    image_sha256: str
-
-
 def worklist_path(site_folder: Path, arm: str, budget: float) -> Path:
     """Where an arm's choice at a budget lies."""
     return site_folder / "selection" / arm / budget_name(budget) / WORKLIST
@@ -79,7 +91,7 @@ def write_worklist(site_folder: Path, arm: str, budget: float, choices: Sequence
     """
     path = worklist_path(site_folder, arm, budget)
     rows = [(c.id, str(c.rank), _text(c.uncertainty), _text(c.distance), c.reason) for c in choices]
-    _write(path, WORKLIST_COLUMNS, rows)
+    write_table(path, WORKLIST_COLUMNS, rows)
     return path
 
 
@@ -103,59 +115,20 @@ def all_worklists(site_folder: Path) -> dict[tuple[str, str], list[Choice]]:
     return {name: _choices(names[name]) for name in order}
 
 
-def utc(text: str) -> str:
-    """A time in ISO 8601 as labels.csv keeps it: UTC, `2027-03-01T09:30:00Z`.
-
-    A time without an offset is taken for UTC.
-
-    Raises:
-        ValueError: If it is no such time.
-    """
-    moment = datetime.fromisoformat(text)
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    return moment.isoformat().replace("+00:00", "Z")
-
-
-def read_labels(site_folder: Path) -> list[Label]:
-    """All that was said at a site, in the order in which it came."""
-    return [Label(**row) for row in _rows(site_folder / LABELS, LABEL_COLUMNS)]
-
-
-def add_labels(site_folder: Path, new: Sequence[Label]) -> list[Label]:
-    """Add lines to labels.csv, each once, all of them or none.
-
-    Returns:
-        Those that were not there yet.
-    """
-    with _locked(site_folder):
-        old = read_labels(site_folder)
-        known = set(old)
-        added = [label for label in dict.fromkeys(new) if label not in known]
-        if added:
-            rows = [tuple(getattr(x, n) for n in LABEL_COLUMNS) for x in (*old, *added)]
-            _write(site_folder / LABELS, LABEL_COLUMNS, rows)
-    return added
-
-
-def latest(labels: Sequence[Label]) -> dict[str, Label]:
-    """The label of each image that counts: the latest by time, of equal times the last line."""
-    found: dict[str, Label] = {}
-    for label in labels:
-        known = found.get(label.id)
-        if known is None or _moment(label) >= _moment(known):
-            found[label.id] = label
-    return found
-
-
 def close_labels(site_folder: Path) -> None:
-    """Settle the labels that the study goes on with; what comes later counts no more in this run.
+    """Settle what the study goes on with; what comes later counts no more in this run.
 
     Closing twice changes nothing.
     """
     path = site_folder / "selection" / CLOSED
-    if not path.exists():
-        rows = [(id_, label.label) for id_, label in latest(read_labels(site_folder)).items()]
-        _write(path, CLOSED_COLUMNS, rows)
+    with one_writer(site_folder):
+        if not path.exists():
+            outlines, labels = counted_outlines(site_folder), counted_labels(site_folder)
+            # The labels last: their file is what says that all is settled.
+            write_table(
+                path.with_name(CLOSED_OUTLINES), CLOSED_OUTLINE_COLUMNS, list(outlines.items())
+            )
+            write_table(path, CLOSED_COLUMNS, list(labels.items()))
 
 
 def is_closed(site_folder: Path) -> bool:
@@ -166,9 +139,32 @@ def is_closed(site_folder: Path) -> bool:
 def counted_labels(site_folder: Path) -> dict[str, str]:
     """Image to label: as it was when the study went on, or as it is now while it still waits."""
     if is_closed(site_folder):
-        closed = _rows(site_folder / "selection" / CLOSED, CLOSED_COLUMNS)
+        closed = read_table(site_folder / "selection" / CLOSED, CLOSED_COLUMNS)
         return {row["id"]: row["label"] for row in closed}
-    return {id_: label.label for id_, label in latest(read_labels(site_folder)).items()}
+    rules = read_rules(site_folder)
+    settled = settled_labels(read_labels(site_folder), read_decisions(site_folder), rules)
+    found = {id_: image.word for id_, image in settled.items() if image.word}
+    if not rules.outlines:
+        return found
+    outlined = counted_outlines(site_folder)
+    return {id_: label for id_, label in found.items() if id_ in outlined}
+
+
+def counted_outlines(site_folder: Path) -> dict[str, str]:
+    """Image to the SHA-256 of its mask: as when the study went on, or as it is now."""
+    if is_closed(site_folder):
+        path = site_folder / "selection" / CLOSED_OUTLINES
+        closed = read_table(path, CLOSED_OUTLINE_COLUMNS)
+        return {row["id"]: row["outline"] for row in closed}
+    outlines = read_outlines(site_folder)
+    if not outlines:
+        return {}
+    known = (site_folder / "selection" / ASKED).exists()
+    classes = len(read_asked(site_folder).classes) if known else 0
+    settled = settled_outlines(
+        site_folder, outlines, read_decisions(site_folder), read_rules(site_folder), classes
+    )
+    return {id_: image.word for id_, image in settled.items() if image.word}
 
 
 def annotated(site_folder: Path, arm: str, budget: float) -> tuple[list[str], list[str]]:
@@ -200,17 +196,13 @@ def standing(
     }
 
 
-def _moment(label: Label) -> datetime:
-    return datetime.fromisoformat(label.time)
-
-
 def _choices(path: Path) -> list[Choice]:
     return [
         Choice(
             row["id"], int(row["rank"]), row["reason"], _number(row["uncertainty"]),
             _number(row["distance"]),
         )
-        for row in _rows(path, WORKLIST_COLUMNS)
+        for row in read_table(path, WORKLIST_COLUMNS)
     ]  # fmt: skip
 
 
@@ -220,41 +212,3 @@ def _text(value: float | None) -> str:
 
 def _number(text: str) -> float | None:
     return float(text) if text else None
-
-
-def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a file of this module's, none where there is no file.
-
-    Raises:
-        InputError: If somebody has changed its columns.
-    """
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-        if tuple(reader.fieldnames or ()) != tuple(columns) or any(
-            None in row or None in row.values() for row in rows
-        ):
-            raise InputError(f"{path}: is not as it was written; its columns are {list(columns)}")
-    return rows
-
-
-def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table in one move."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-    partial.replace(path)
-
-
-@contextmanager
-def _locked(site_folder: Path) -> Iterator[None]:
-    """One writer of labels.csv at a time: two readers may bring theirs at once."""
-    site_folder.mkdir(parents=True, exist_ok=True)
-    with (site_folder / f"{LABELS}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

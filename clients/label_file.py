@@ -1,29 +1,26 @@
 """Files of labels from outside: checked line by line before anything of them is believed."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from clients.annotations import LABEL_COLUMNS, Choice, Label, utc
+from clients.annotations import LABEL_COLUMNS, Label
 from clients.data.cache import Digests
 from clients.data.manifest import read_manifest
+from clients.data.unreadable import UnreadableError
+from clients.forms.masks import read_outline
+from clients.forms.names import wanted_images
+from clients.forms.said import Checker, Said, Worklists
 from clients.settings import SiteSettings
 from common.config.data import nearest
 from common.errors import InputError
 
+Sizes = Callable[[str], tuple[int, int] | None]
+
 IMAGE = "image"
 """A further column of the template, so that the reader finds the file; an import ignores it."""
-
-Worklists = Mapping[tuple[str, str], Sequence[Choice]]
-
-
-def wanted_images(worklists: Worklists) -> list[str]:
-    """The images of all worklists, each once, by their best rank; of equal ranks by name."""
-    best: dict[str, int] = {}
-    for choices in worklists.values():
-        for choice in choices:
-            best[choice.id] = min(choice.rank, best.get(choice.id, choice.rank))
-    return sorted(best, key=lambda id_: (best[id_], id_))
+OUTLINE = "outline"
+"""A further column of an export: the mask of the line's reader, PNG or .seg.nrrd, by the table."""
 
 
 def image_files(site: SiteSettings) -> dict[str, Path]:
@@ -85,84 +82,55 @@ def read_label_file(
             or whose file is another now, a label outside the study's, no reader, no time in ISO
             8601, or a second word of one reader on one image at one time.
     """
-    lines = _lines(path)
-    checker = _Checker(site, worklists, labels, known)
+    words, unlabelled = read_words(path)
+    checker = Checker(site, worklists, labels, known)
     problems: list[str] = []
     found: list[Label] = []
-    unlabelled = 0
-    for number, line in lines:
-        if not line["label"]:
-            unlabelled += 1
-            continue
-        said = list(checker.problems(line))
-        problems += [f"{path}: row {number}: {text}" for text in said]
-        if not said:
-            found.append(checker.take(line))
+    for said in words:
+        wrong = checker.problems(said)
+        problems += [f"{said.where}: {text}" for text in wrong]
+        if not wrong:
+            found.append(checker.take(said))
     if problems:
         raise InputError(problems)
     return found, unlabelled
 
 
-class _Checker:
-    """What one line is held to."""
+def read_words(
+    path: Path, classes: Sequence[str] = (), sizes: Sizes = lambda id_: None
+) -> tuple[list[Said], int]:
+    """What a table says, not yet checked against the site.
 
-    def __init__(
-        self,
-        site: SiteSettings,
-        worklists: Worklists,
-        labels: Sequence[str],
-        known: Sequence[Label],
-    ) -> None:
-        self.site = site
-        self.labels = labels
-        self.wanted = set(wanted_images(worklists))
-        self.files = image_files(site)
-        self.digests = Digests(site.cache)
-        self.said = {(x.id, x.reader, x.time): x.label for x in known}
+    Args:
+        path: A table with the columns of labels.csv, and maybe `image` and `outline`.
+        classes: Of an outline; empty for binary ones.
+        sizes: Height and width of an image, None where it is not known.
 
-    def problems(self, line: Mapping[str, str]) -> list[str]:
-        """Everything that is wrong with a line."""
-        id_, label, said = line["id"], line["label"], []
-        if label not in self.labels:
-            said.append(f"the label {label!r} is none of {', '.join(self.labels)}")
-        if not line["reader"]:
-            said.append("names no reader")
-        said += self._image_problems(id_, line["image_sha256"].lower())
-        try:
-            time = utc(line["time"])
-        except (ValueError, OverflowError):
-            said.append(f"the time {line['time']!r} is not ISO 8601, such as 2027-03-01T09:30:00Z")
-            return said
-        other = self.said.get((id_, line["reader"], time), label)
-        if other != label:
-            said.append(
-                f"{line['reader']} has said {other!r} of {id_!r} at that very time; a change of "
-                "mind needs a later time"
-            )
-        return said
+    Returns:
+        A word a line, and the number of lines that say nothing yet.
 
-    def _image_problems(self, id_: str, digest: str) -> list[str]:
-        if id_ not in self.wanted:
-            return [f"nobody selected the image {id_!r}"]
-        if id_ not in self.files:
-            return [f"the manifest no longer names the image {id_!r}"]
-        if not digest:
-            return [f"the image {id_!r} comes without its image_sha256"]
-        if digest != self.digests.of(self.files[id_]):
-            return [
-                f"the image {id_!r} is not the one that was annotated: "
-                f"{self.files[id_]} has another SHA-256"
-            ]
-        return []
-
-    def take(self, line: Mapping[str, str]) -> Label:
-        """A sound line as labels.csv keeps it."""
-        label = Label(
-            line["id"], line["label"], line["reader"], utc(line["time"]),
-            line["image_sha256"].lower(),
-        )  # fmt: skip
-        self.said[label.id, label.reader, label.time] = label.label
-        return label
+    Raises:
+        InputError: If there are no such columns, or an outline cannot be read.
+    """
+    found, problems, silent = [], [], 0
+    for number, line in _lines(path):
+        where, mask = f"{path}: row {number}", None
+        if line.get(OUTLINE):
+            try:
+                mask = read_outline(path.parent / line[OUTLINE], classes, sizes(line["id"]))
+            except UnreadableError as error:
+                problems.append(f"{where}: outline {line[OUTLINE]} {error}")
+                continue
+        if not line["label"] and mask is None:
+            silent += 1
+            continue
+        found.append(Said(
+            where, line["id"], line["label"], line["reader"], line["time"], line["image_sha256"],
+            mask,
+        ))  # fmt: skip
+    if problems:
+        raise InputError(problems)
+    return found, silent
 
 
 def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -181,7 +149,7 @@ def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
     if not records:
         raise InputError(f"{path}: is empty")
     header = records[0][1]
-    allowed = (*LABEL_COLUMNS, IMAGE)
+    allowed = (*LABEL_COLUMNS, IMAGE, OUTLINE)
     problems = [
         f"{path}: the column {name!r} is unknown{nearest(name, allowed)}"
         for name in dict.fromkeys(header)

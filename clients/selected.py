@@ -1,12 +1,19 @@
 """The rows that an arm selected and experts have annotated: what the last trainings train on."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.annotations import annotated
+from clients.annotations import annotated, counted_outlines
 from clients.classifiers import label_codes
+from clients.data.preprocess import square_mask
 from clients.data.site import SiteData
 from clients.request import Request
+from clients.settings import SiteSettings
+from clients.words import read_mask_of
+from common.config.study import Study
 from common.errors import InputError
 
 
@@ -28,22 +35,72 @@ def annotated_rows(request: Request, data: SiteData) -> tuple[NDArray[np.int64],
     return np.sort(rows), codes_N
 
 
-def outlined_rows(request: Request, data: SiteData) -> NDArray[np.int64]:
-    """Those of the annotated rows that have a mask, in the manifest's order.
+@dataclass(frozen=True)
+class Outlined:
+    """The annotated images of a selection that have a mask, and where each mask is from.
+
+    Attributes:
+        data: The site's.
+        rows: In the manifest's order.
+        drawn: Row to its mask, (S, S) uint8 class numbers, where experts outlined it at the site;
+            the other masks are the manifest's.
+    """
+
+    data: SiteData
+    rows: NDArray[np.int64]
+    drawn: Mapping[int, NDArray[np.uint8]]
+
+    def masks(self, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Masks of rows: (n, C, S, S) uint8 in {0, 1}, as `SiteData.masks` gives them."""
+        side, classes = self.data.side, max(len(self.data.classes), 1)
+        found = np.zeros((len(chosen), classes, side, side), np.uint8)
+        given = [place for place, row in enumerate(chosen) if int(row) not in self.drawn]
+        if given:
+            found[given] = self.data.masks(chosen[given], stage="annotate")
+        for place, row in enumerate(chosen):
+            plane = self.drawn.get(int(row))
+            if plane is not None:
+                found[place] = plane[None] == np.arange(1, classes + 1)[:, None, None]
+        return found
+
+
+def outlined(site: SiteSettings, study: Study, arm: str, budget: float, data: SiteData) -> Outlined:
+    """The annotated images of a selection that have a mask; what experts drew counts first.
 
     Raises:
-        InputError: If none has, or an annotated image is not the site's.
+        InputError: If an annotated image is not the site's, or a drawn mask is another now.
+    """
+    images, _ = annotated(site.folder, arm, budget)
+    rows = _rows_named(data, images, site.name)
+    counted = counted_outlines(site.folder)
+    classes = len(study.classes)
+    drawn = {
+        int(row): square_mask(
+            read_mask_of(site.folder, counted[image], classes), data.side, max(classes, 1)
+        )
+        for image, row in zip(images, rows, strict=True)
+        if image in counted
+    }
+    kept = [int(row) for row in np.sort(rows) if data.has_mask[row] or int(row) in drawn]
+    return Outlined(data, np.array(kept, dtype=np.int64), drawn)
+
+
+def outlined_images(request: Request, data: SiteData) -> Outlined:
+    """Those of a training's annotated images that have a mask.
+
+    Raises:
+        InputError: If none has, an annotated image is not the site's, or a drawn mask is another
+            now.
     """
     training, site = request.training, request.site
-    images, _ = annotated(site.folder, training.selection, training.budget)
-    rows = np.sort(_rows_named(data, images, site.name))
-    outlined: NDArray[np.int64] = rows[data.has_mask[rows]]
-    if not len(outlined):
+    found = outlined(site, request.study, training.selection, training.budget, data)
+    if not len(found.rows):
+        images, _ = annotated(site.folder, training.selection, training.budget)
         raise InputError(
-            f"site {site.name}: none of the {len(rows)} annotated images of {training.selection} "
-            f"has a mask (stage {training.stage})"
+            f"site {site.name}: none of the {len(images)} annotated images of "
+            f"{training.selection} has a mask (stage {training.stage})"
         )
-    return outlined
+    return found
 
 
 def _rows_named(data: SiteData, images: list[str], site: str) -> NDArray[np.int64]:

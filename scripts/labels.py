@@ -8,19 +8,15 @@ import typer
 from clients.annotations import (
     Choice,
     add_labels,
-    all_worklists,
+    counted_labels,
     is_closed,
-    latest,
     read_labels,
     standing,
 )
-from clients.label_file import read_label_file, wanted_images, write_template
-from clients.settings import SiteSettings
-from clients.site_list import read_sites
-from common.config.study import Study
-from common.errors import InputError
+from clients.forms.names import wanted_images
+from clients.label_file import read_label_file, write_template
+from scripts.experts import place_in_run
 from scripts.live import say
-from scripts.run_folders import read_study
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,9 +39,9 @@ def template(
     back with `sonofed labels import`. Lines without a label are passed over, so a half-filled
     table can be imported too.
     """
-    settings, worklists = _site(run, site)
-    count = write_template(out, settings, worklists)
-    names = ", ".join(_study(run).labels)
+    place = place_in_run(run, site)
+    count = write_template(out, place.site, place.worklists)
+    names = ", ".join(place.asked.labels)
     say(f"{out}: {count} images to annotate as one of {names}")
 
 
@@ -62,9 +58,10 @@ def import_labels(
     The whole file is checked first: if any line is wrong, every problem is said and nothing is
     taken. Equal lines count once. Of several labels of an image the latest counts; all are kept.
     """
-    settings, worklists = _site(run, site)
+    place = place_in_run(run, site)
+    settings, worklists = place.site, place.worklists
     known = read_labels(settings.folder)
-    found, unlabelled = read_label_file(file, settings, worklists, _study(run).labels, known)
+    found, unlabelled = read_label_file(file, settings, worklists, place.asked.labels, known)
     added = add_labels(settings.folder, found)
     old = len(found) - len(added)
     say(f"{site}: {len(added)} labels taken{f', {old} known already' if old else ''}"
@@ -74,8 +71,7 @@ def import_labels(
             "the study has gone on already: labels that come now are kept, but nothing in this run "
             "is trained on them"
         )
-    labels = {id_: label.label for id_, label in latest(read_labels(settings.folder)).items()}
-    _say_standing(worklists, labels)
+    _say_standing(worklists, counted_labels(settings.folder))
 
 
 def _say_standing(worklists: dict[tuple[str, str], list[Choice]], labels: dict[str, str]) -> None:
@@ -85,26 +81,3 @@ def _say_standing(worklists: dict[tuple[str, str], list[Choice]], labels: dict[s
     whole = wanted_images(worklists)
     have = sum(id_ in labels for id_ in whole)
     say(f"  all together: {have} of {len(whole)} images annotated")
-
-
-def _study(run: Path) -> Study:
-    return Study.model_validate(read_study(run))
-
-
-def _site(run: Path, name: str) -> tuple[SiteSettings, dict[tuple[str, str], list[Choice]]]:
-    """A target of a run, and what it has selected.
-
-    Raises:
-        InputError: If there is no such run or target, or nothing has been selected there.
-    """
-    read_study(run)
-    listed = run / "sites" / "sites.json"
-    if not listed.exists():
-        raise InputError(f"{run}: has no sites on this machine")
-    targets = {site.name: site for site in read_sites(listed) if site.role == "target"}
-    if name not in targets:
-        raise InputError(f"{name!r} is no target of {run}; there are {', '.join(targets)}")
-    worklists = all_worklists(targets[name].folder)
-    if not worklists:
-        raise InputError(f"{name}: has selected no image yet, so there is nothing to annotate")
-    return targets[name], worklists

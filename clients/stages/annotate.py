@@ -1,17 +1,13 @@
 """annotate: labels of the selected images come to the site; counts go back.
 
 In a simulation the manifest's own labels play the experts. Elsewhere experts' labels come from the
-desk (`sonofed site desk`) or through `sonofed labels import`, and each request only counts them. The step `close` settles the labels
-that the study goes on with.
+desk (`sonofed site desk`) or through `sonofed labels import`, and each request only counts them.
+The step `close` settles the labels and outlines that the study goes on with.
 """
 
 from collections.abc import Mapping
 
-from clients.annotations import (
-    annotated,
-    close_labels,
-    read_worklist,
-)
+from clients.annotations import annotated, close_labels, read_worklist
 from clients.asked import keep_asked
 from clients.consensus import words_of
 from clients.data.cache import Digests

@@ -18,7 +18,7 @@ from clients.augment import segmentation_view
 from clients.data.site import SiteData
 from clients.norm import keep_norm, take_norm
 from clients.request import Request, Result
-from clients.selected import outlined_rows
+from clients.selected import outlined_images
 from clients.site import open_site, training_rows
 from clients.training import (
     SegmentationSums,
@@ -73,7 +73,13 @@ def run(request: Request) -> Result:
         data,
         network,
         rows,
-        step_of(request, network, data, settings, masks_as=request.stage),
+        step_of(
+            request,
+            network,
+            data,
+            settings,
+            lambda chosen: data.masks(chosen, stage=request.stage),
+        ),
         make_optimizer(network.parameters(), settings),
         after_epoch=keep_best,
     )
@@ -104,7 +110,7 @@ def run_selected(request: Request) -> Result:
     settings = training.settings
     assert isinstance(settings, FinetuneSelected)
     data = open_site(request.site, study)
-    rows = outlined_rows(request, data)
+    outlined = outlined_images(request, data)
     network = fresh(study, training)
     load_shared(network, request.weights)
     kept = take_norm(request, network)
@@ -121,9 +127,9 @@ def run_selected(request: Request) -> Result:
         request,
         data,
         network,
-        rows,
+        outlined.rows,
         # Experts outline what they annotate, and only that is read.
-        step_of(request, network, data, settings, masks_as="annotate"),
+        step_of(request, network, data, settings, outlined.masks),
         make_optimizer(network.parameters(), settings),
     )
     network.cpu()
@@ -132,7 +138,11 @@ def run_selected(request: Request) -> Result:
 
 
 def step_of(
-    request: Request, network: nn.Module, data: SiteData, settings: Finetune, *, masks_as: str
+    request: Request,
+    network: nn.Module,
+    data: SiteData,
+    settings: Finetune,
+    masks_of: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
 ) -> Callable[[NDArray[np.int64]], float]:
     """A step of supervised segmentation.
 
@@ -141,7 +151,7 @@ def step_of(
         network: It segments.
         data: The site's.
         settings: Augmentation and loss.
-        masks_as: The stage that asks for the masks.
+        masks_of: Gives the rows' masks, (n, C, S, S) in {0, 1}.
     """
     compute = request.study.compute
     generator = draws(request, "augmentation")
@@ -149,7 +159,7 @@ def step_of(
 
     def loss(chosen: NDArray[np.int64]) -> Tensor:
         images_B1HW = to_unit(data.images(chosen), compute.device)
-        masks_BCHW = torch.from_numpy(data.masks(chosen, stage=masks_as)).to(images_B1HW)
+        masks_BCHW = torch.from_numpy(masks_of(chosen)).to(images_B1HW)
         if settings.augmentation:
             images_B1HW, masks_BCHW = segmentation_view(images_B1HW, masks_BCHW, generator)
         with autocast(compute):

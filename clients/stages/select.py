@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from clients.annotations import Choice, read_worklist, worklist_path, write_worklist
+from clients.asked import keep_asked
 from clients.classifiers import load_classifier
 from clients.cohort import merge_cells
 from clients.embeddings import keep_arrays, load_arrays, load_measured, pool_digests
@@ -153,6 +154,7 @@ def _ranked(
 def _write(request: Request, lists: Sequence[NDArray[np.intp]]) -> Result:
     """Worklists of every budget, from places in the pool in rank order; counts go back."""
     selection, folder = request.selection, request.site.folder
+    keep_asked(folder, request.study)
     ids = _ids(request)
     kept = load_arrays(request.site, selection.arm, RANKING)
     dual = selection.strategy == "dual"

@@ -161,6 +161,16 @@ class Plan:
         return {member: tuple(sites) for member, sites in needed.items()}
 
     @property
+    def outlining(self) -> tuple[tuple[str, float], ...]:
+        """Of which selections the outlines are trained on: arm and budget, each once."""
+        found = [
+            (t.selection, t.budget)
+            for t in self.trainings.values()
+            if t.stage == "finetune_selected"
+        ]
+        return tuple(dict.fromkeys(found))
+
+    @property
     def reconstructing(self) -> bool:
         """Whether any arm needs the targets' images redrawn."""
         return any(t.stage == "diffusion" for t in self.trainings.values())

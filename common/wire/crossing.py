@@ -110,13 +110,18 @@ def classifier_tensors(study: Study, plan: Plan, key: str) -> tuple[TensorSpec, 
 
 
 def annotation_metrics(plan: Plan) -> Mapping[str, MetricSpec]:
-    """How many of the selected are wanted, and how many annotated, by arm and budget."""
-    return {
+    """How many of the selected are wanted, how many annotated, by arm and budget.
+
+    And, where their outlines are trained on, how many of the annotated have one.
+    """
+    counted = {
         f"{selection.arm}.{budget_name(budget)}.{what}": COUNT
         for selection in plan.selections.values()
         for budget in selection.budgets
         for what in ("wanted", "annotated")
     }
+    outlined = {f"{arm}.{budget_name(budget)}.outlined": COUNT for arm, budget in plan.outlining}
+    return counted | outlined
 
 
 def _selection(plan: Plan, key: str) -> Selection:

@@ -51,17 +51,24 @@ def run(context: ServerContext) -> None:
         context.run.write_state(STATE, state)
 
 
-def annotated(context: ServerContext, arm: str, budget: float) -> dict[str, int]:
+def annotated(
+    context: ServerContext, arm: str, budget: float, *, what: str = "annotated"
+) -> dict[str, int]:
     """Annotated images of a selection at a budget, by site.
 
     Args:
         context: The run, `run` done.
         arm: Key of the selection.
         budget: Share of the pool.
+        what: "outlined": those of them that have an outline.
     """
     counts = (context.run.read_state(STATE) or {}).get("counts", {})
-    name = f"{arm}.{budget_name(budget)}.annotated"
-    return {site: int(found[name]) for site, found in counts.items()}
+    stem = f"{arm}.{budget_name(budget)}"
+    # A run that was closed before outlines were counted took every annotated image for one.
+    return {
+        site: int(found.get(f"{stem}.{what}", found[f"{stem}.annotated"]))
+        for site, found in counts.items()
+    }
 
 
 def _look(context: ServerContext, state: dict[str, Any], sites: list[str]) -> dict[str, str]:

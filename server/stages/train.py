@@ -3,11 +3,13 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from common.config.selection import Sphere
 from common.config.stages import Adapt
 from common.models.branches import State
 from common.plan import Training
+from common.seeds import seed_of
 from common.wire.payload import digest_of
 from server.aggregation import make_rule
 from server.checkpoint import Checkpoint, Record
@@ -15,6 +17,7 @@ from server.context import ServerContext, StudyStopped
 from server.exchange import Question, Refusal, Reply
 from server.stages import annotate
 from server.stages.start import starting_weights
+from server.updates import Updates, against
 
 PAIR = 2
 """Images that a training step needs: BatchNorm knows nothing of one."""
@@ -66,24 +69,40 @@ def _round(
         context.study, context.plan, "train", training.stage, training.key, round_=round_,
         weights=weights,
     )  # fmt: skip
-    rule = make_rule(context.study.federation, weights, rule_state)
+    federation = context.study.federation
+    rule = make_rule(federation, weights, rule_state, checkpoint.replies)
+    updates = Updates(
+        weights,
+        federation.update_bound,
+        seed_of(context.study.seed, training.key, round_, "sketch"),
+    )
     sites = participants(context, training)
     replies: list[Reply] = []
     refused: dict[str, str] = {}
     for answer in context.exchange.ask(question, sites):
         record.count(answer.site, answer.bytes_down, getattr(answer, "bytes_up", 0))
-        if isinstance(answer, Refusal):
-            refused[answer.site] = answer.reason
+        reason = (
+            answer.reason
+            if isinstance(answer, Refusal)
+            else updates.refuse(answer.site, answer.weights)
+        )
+        if isinstance(answer, Refusal) or reason:
+            refused[answer.site] = reason
             context.tracker.emit(
-                "refused", training=training.key, round=round_, site=answer.site,
-                reason=answer.reason,
-            )  # fmt: skip
+                "refused", training=training.key, round=round_, site=answer.site, reason=reason
+            )
             continue
         rule.add(answer.weights, weight_of(context, answer))
         replies.append(_without_weights(answer))
         _tell(context, training, round_, answer)
     check_quorum(context, training, round_, sites, replies, refused)
     check_spread(training, round_, replies)
+    found = updates.found()
+    for site, agreement in against(found).items():
+        record.remarks.append(
+            f"round {round_}: the update of {site} points away from the others' (cosine "
+            f"{agreement:.2f})"
+        )
     weights = rule.result()
     loss = _mean(context, replies, "loss")
     # Of several sources' memorisation checks the worst counts.
@@ -113,6 +132,7 @@ def _round(
         val_loss=val_loss,
         sites=[reply.site for reply in replies],
         refused=refused,
+        updates={site: asdict(update) for site, update in found.items()},
         seconds=round(time.monotonic() - started, 3),
     )
     return weights, rule.state
@@ -142,7 +162,8 @@ def check_quorum(
     Raises:
         StudyStopped: Naming each site that is missing and why.
     """
-    needed = math.ceil(context.study.federation.quorum * len(sites))
+    quorum = training.settings.quorum or context.study.federation.quorum
+    needed = math.ceil(quorum * len(sites))
     if len(replies) < max(1, needed):
         reasons = "; ".join(f"{site}: {reason}" for site, reason in refused.items())
         raise StudyStopped(
@@ -154,17 +175,22 @@ def check_quorum(
 def participants(context: ServerContext, training: Training) -> tuple[str, ...]:
     """The sites that train: of those on selected images, the ones with two of them at least.
 
+    Where outlines are trained on, it is two with an outline: a site without any is no reason for
+    the others to stop.
+
     Raises:
         StudyStopped: If no site has.
     """
     if not training.selection:
         return training.participants
-    counts = annotate.annotated(context, training.selection, training.budget)
+    outlines = training.stage == "finetune_selected"
+    what = "outlined" if outlines else "annotated"
+    counts = annotate.annotated(context, training.selection, training.budget, what=what)
     sites = tuple(site for site in training.participants if counts.get(site, 0) >= PAIR)
     if not sites:
         raise StudyStopped(
-            f"{training.key}: no site has {PAIR} annotated images of this selection; a larger "
-            "budget is needed"
+            f"{training.key}: no site has {PAIR} {what} images of this selection; "
+            + ("outline some of them" if outlines else "a larger budget is needed")
         )
     return sites
 

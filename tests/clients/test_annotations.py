@@ -1,13 +1,10 @@
 """Worklists and labels: what is written is read, once, in order; the latest word counts."""
 
 import csv
-import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from clients.annotations import (
     Choice,
@@ -18,7 +15,6 @@ from clients.annotations import (
     close_labels,
     counted_labels,
     is_closed,
-    latest,
     read_labels,
     read_worklist,
     standing,
@@ -102,33 +98,6 @@ def test_two_readers_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda lines: [add_labels(tmp_path, [line]) for line in lines], each))
     assert set(read_labels(tmp_path)) == {line for lines in each for line in lines}
-
-
-def test_the_latest_time_counts_then_the_last_line() -> None:
-    lines = [
-        label("a", "benign", "2027-03-01T10:00:00+02:00"),
-        label("a", "malignant", "2027-03-01T09:00:00Z"),
-        label("a", "benign", "2027-03-01T08:30:00Z"),
-        label("b", "benign", reader="Dr A"),
-        label("b", "malignant", reader="Dr B"),
-    ]
-    assert {id_: found.label for id_, found in latest(lines).items()} == {
-        "a": "malignant", "b": "malignant",
-    }  # fmt: skip
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 10**8)), unique=True))
-def test_the_order_of_lines_does_not_matter(said: list[tuple[str, int]]) -> None:
-    """With distinct times; seconds and fractions, which do not sort as text, among them."""
-    lines = [
-        label(id_, str(n), f"2027-03-01T00:00:{n // 10**7:02}.{n % 10**6:06}Z" if n % 2 else
-              f"2027-03-01T00:00:{n // 10**7:02}Z")
-        for n, (id_, _) in enumerate(said)
-    ]  # fmt: skip
-    lines = list({(x.id, x.time): x for x in lines}.values())
-    shuffled = random.Random(0).sample(lines, len(lines))
-    assert latest(lines) == latest(shuffled)
 
 
 def test_annotated_in_rank_order(tmp_path: Path) -> None:

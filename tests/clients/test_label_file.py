@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from clients.annotations import Label, all_worklists, utc
-from clients.label_file import read_label_file, wanted_images, write_template
+from clients.forms.names import wanted_images
+from clients.label_file import read_label_file, write_template
 from clients.settings import SiteSettings
 from common.errors import InputError
 from tests.clients.chosen import IDS, choose, choose_all, digest_of, site_of

@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from clients.data.site import SiteData
-from common.bundle.ensemble import Ensemble, pixel_confidence
+from common.bundle.ensemble import Ensemble, Network, pixel_confidence
 from common.bundle.reference import (
     COHORT,
     Floats,
     SiteReference,
+    class_confidence,
     describe,
     feature_distance,
     grey_distance,
@@ -27,7 +28,7 @@ from common.bundle.reference import (
 FOLDS = 4
 
 
-def site_reference(data: SiteData, ensemble: Ensemble) -> SiteReference | None:
+def site_reference(data: SiteData, ensemble: Network) -> SiteReference | None:
     """A site's aggregates over its training and validation images; its test images stay out.
 
     Args:
@@ -58,16 +59,19 @@ def site_reference(data: SiteData, ensemble: Ensemble) -> SiteReference | None:
     )
 
 
-def _said(ensemble: Ensemble, squares: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-    """Features (N, D) and the mask's mean confidence (N,)."""
+def _said(ensemble: Network, squares: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+    """Features (N, D) and the confidence of the mask or of the class (N,)."""
     features, confidence = [], []
     with torch.inference_mode():
         for square in squares:
             said = ensemble.say(torch.from_numpy(square)[None, None].float() / 255)
             features.append(said.features_BD[0].double().numpy())
-            sure = pixel_confidence(said.pred_BCSS)[0].numpy()
-            pred = said.pred_BCSS[0].numpy()
-            confidence.append(mask_confidence(pred, sure, ensemble.infusion.threshold))
+            pred = said[0][0].numpy()
+            if isinstance(ensemble, Ensemble):
+                sure = pixel_confidence(said[0])[0].numpy()
+                confidence.append(mask_confidence(pred, sure, ensemble.infusion.threshold))
+            else:
+                confidence.append(class_confidence(pred))
     return np.stack(features), np.array(confidence)
 
 

@@ -8,7 +8,7 @@ import typer
 from clients.reference import site_reference
 from clients.site import open_site
 from clients.site_list import read_sites
-from common.bundle.ensemble import Ensemble
+from common.bundle.ensemble import EnsembleConfig, Network
 from common.bundle.reference import COHORT, Reference, SiteReference
 from common.errors import InputError
 from common.plugins import look_in
@@ -20,8 +20,23 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="New folder for the bundle.")],
     arm: Annotated[
-        str, typer.Option(help="Which of the study's arms. Default: its first ensemble.")
+        str,
+        typer.Option(
+            help="Which of the study's arms. Default: its first ensemble; where none segments, the "
+            "first that selects and classifies."
+        ),
     ] = "",
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Of classifiers: share of the pool annotated. Default: the largest."),
+    ] = None,
+    architecture: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of classifiers: which; repeatable, or 'all': their probabilities are averaged. "
+            "Default: the study's first."
+        ),
+    ] = None,
     site: Annotated[
         str,
         typer.Option(help="Whose members, where sites have their own. Default: all, fused."),
@@ -43,22 +58,32 @@ def export(
 ) -> None:
     """Write a MONAI Bundle: configs, weights (safetensors, PyTorch, ONNX), model card, digests.
 
-    A smoke run is refused. `sonofed predict` runs it, and so does `python -m monai.bundle run`.
+    A run that chose images for annotation gives a bundle that classifies. A smoke run is refused.
+    `sonofed predict` runs it, and so does `python -m monai.bundle run`.
     """
     look_in(parts)
     opened = bundles.open_run(run)
-    config, ensemble = bundles.assemble(opened, arm, site)
+    config, ensemble = bundles.assemble(
+        opened, arm, site, budget=budget, architectures=architecture or ()
+    )
     found = reference_of(opened, ensemble) if reference else None
     digest = bundles.export(
         opened, config, ensemble, out, reference=found, license_file=license_file,
         step=lambda words: say(f"writing {words}"),
     )  # fmt: skip
-    say(f"{out}: {config.arm} of {config.study}, {len(config.members)} members, digest {digest}")
+    say(f"{out}: {_what(config)} of {config.study}, digest {digest}")
     if config.calibration != "none":
         say(f"calibration {config.calibration}: see {out / 'docs/README.md'}")
 
 
-def reference_of(run: bundles.Run, ensemble: Ensemble) -> Reference | None:
+def _what(config: EnsembleConfig) -> str:
+    if config.task == "segmentation":
+        return f"{config.arm}, {len(config.members)} members,"
+    names = ", ".join(member.architecture for member in config.members)
+    return f"{config.arm} at {100 * config.budget:g} %, {names},"
+
+
+def reference_of(run: bundles.Run, ensemble: Network) -> Reference | None:
     """The sites' aggregates, where their images lie here; says which site gives none, and why."""
     listed = run.folder / "sites" / "sites.json"
     if not listed.exists():

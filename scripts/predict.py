@@ -1,4 +1,4 @@
-"""`sonofed predict`: a bundle's masks of pictures, DICOM ultrasound and video."""
+"""`sonofed predict`: a bundle's masks or classes of pictures, DICOM ultrasound and video."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from clients.predict.precision import Precision as PrecisionName
 from clients.predict.run import Settings
 from clients.predict.run import predict as run_predict
 from common.plugins import look_in
@@ -51,7 +50,7 @@ def predict(
         Precision | None,
         typer.Option(
             help="int8: ResNet in float32, transformer in int8, decoder in bfloat16. bf16: all of "
-            "it. Default: int8 with torch on a CPU, else fp32."
+            "it. Default: int8 for masks with torch on a CPU, else fp32."
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; for torch.")] = "cpu",
@@ -66,7 +65,9 @@ def predict(
     ] = None,
     draw_flagged: Annotated[
         bool,
-        typer.Option(help="Write masks of frames unlike all training images too; flagged anyway."),
+        typer.Option(
+            help="Say masks or classes of frames unlike all training images too; flagged anyway."
+        ),
     ] = False,
     colour: Annotated[bool, typer.Option(help="Take coloured pictures as grey.")] = False,
     calibrate: Annotated[
@@ -79,15 +80,16 @@ def predict(
         Path, typer.Option(help="Folder of the study's own code, where the bundle needs any.")
     ] = Path(),
 ) -> None:
-    """Segment everything at INPUT; every mask fits its original to the pixel.
+    """Segment or classify everything at INPUT; every mask fits its original to the pixel.
 
-    Writes masks, predictions.csv (areas, confidence, flags) and run.json. A frame unlike all
-    training images is flagged and gets no mask. Exit 1 if a file could not be read.
+    Writes masks, predictions.csv (areas or probabilities, confidence, flags) and run.json. A frame
+    unlike all training images is flagged and gets no mask or class. Exit 1 if a file could not be
+    read.
     """
     look_in(parts)
     settings = Settings(
         runtime=runtime.value,
-        precision=_precision(precision, runtime, device),
+        precision=precision.value if precision else None,
         device=device,
         masks=masks.value,
         maps=maps,
@@ -103,7 +105,7 @@ def predict(
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task("segmenting", speed="")
+        task = bar.add_task("frames", speed="")
 
         def tell(done: int, total: int) -> None:
             speed = bar.tasks[0].speed
@@ -120,8 +122,8 @@ def predict(
         say(f"{outcome.others} files are neither picture nor clip and were left alone")
     if outcome.flagged:
         say(
-            f"{outcome.flagged} of {outcome.frames} frames flagged, {outcome.withheld} without a "
-            f"mask (--draw-flagged writes them): see {out / 'predictions.csv'}"
+            f"{outcome.flagged} of {outcome.frames} frames flagged, {outcome.withheld} of them "
+            f"without an answer (--draw-flagged gives one): see {out / 'predictions.csv'}"
         )
     say(
         f"{out}: {outcome.frames} frames in {outcome.seconds:.1f} s, "
@@ -129,12 +131,3 @@ def predict(
     )
     if outcome.refused:
         raise typer.Exit(1)
-
-
-def _precision(asked: Precision | None, runtime: Runtime, device: str) -> PrecisionName:
-    if asked is not None:
-        return asked.value
-    import torch
-
-    quick = device.startswith("cpu") and "onednn" in torch.backends.quantized.supported_engines
-    return "int8" if quick and runtime is Runtime.torch else "fp32"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from common.config.load import parse_study
 from scripts.export import reference_of
 from scripts.phantom.write import generate
 from scripts.simulate import Engine, run_study_here
@@ -57,6 +58,46 @@ def make(place: Path) -> Carried:
     reference = reference_of(opened, ensemble)
     bundles.export(opened, config, ensemble, place / "bundle", reference=reference)
     return Carried(run, data, place / "bundle")
+
+
+CLASSIFYING = {
+    "name": "sorted",
+    "arms": ["random", "source_only"],
+    "sites": {
+        "ada": {"role": "source", "folder": "linear_hd"},
+        "bo": {"role": "target", "folder": "linear_pocket"},
+    },
+    "phantom": None,
+    "split": {"val": 0.2, "test": 0.2, "seed": 7},
+    "model": {"image_size": SIDE},
+    "source_classifier": {"epochs": 2, "batch": 4},
+    "select": {"budgets": [0.3, 0.6]},
+    "classify": {
+        "architectures": ["shufflenet_v2_x0_5", "mobilenetv3_small_050"], "steps": 4, "batch": 4,
+    },
+    "evaluate": {"bootstrap": 100, "overlays": 0},
+    "compute": {"batch": 4},
+}  # fmt: skip
+
+
+def make_classifying(place: Path) -> Carried:
+    """Train tiny classifiers and export the first of the largest budget."""
+    data = place / "data"
+    generate(data, anatomy="breast", probes=("linear_hd", "linear_pocket"), patients=12, frames=3,
+             side=48)  # fmt: skip
+    run = place / "run"
+    run_study_here(parse_study(CLASSIFYING, "sorted"), Engine.inprocess, data, run, resume=False)
+    opened = bundles.open_run(run)
+    config, network = bundles.assemble(opened)
+    reference = reference_of(opened, network)
+    bundles.export(opened, config, network, place / "bundle", reference=reference)
+    return Carried(run, data, place / "bundle")
+
+
+@pytest.fixture(scope="session")
+def sorting(tmp_path_factory: pytest.TempPathFactory) -> Carried:
+    """A run that only classifies, and its bundle; made once."""
+    return make_classifying(tmp_path_factory.mktemp("sorting"))
 
 
 @pytest.fixture(scope="session")

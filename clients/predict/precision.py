@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from common.bundle.ensemble import Ensemble
+from common.bundle.ensemble import Network
 from common.bundle.fold import folded
+from common.bundle.member import logits_and_feature
 from common.errors import InputError
 from common.models.transunet import Encoded, TransUNet
 
@@ -20,13 +21,14 @@ Precision = Literal["fp32", "bf16", "int8"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
-def in_precision(ensemble: Ensemble, precision: Precision, device: str = "cpu") -> Ensemble:
+def in_precision(ensemble: Network, precision: Precision, device: str = "cpu") -> Network:
     """A copy for inference, BatchNorm and weight standardisation folded.
 
     Args:
         ensemble: With its weights; left as it is.
         precision: `fp32`; `int8`: ResNet float32, transformer int8, decoder bfloat16; `bf16`:
-            everything in bfloat16. Of somebody's own model `int8` quantises the linear layers.
+            everything in bfloat16. Of classifiers and somebody's own model `int8` quantises the
+            linear layers.
         device: Where it will run. int8 is for CPUs.
 
     Raises:
@@ -57,8 +59,6 @@ class _Autocast(nn.Module):
             return self.member(images_B1SS)  # type: ignore[no-any-return]
 
     def logits_and_feature(self, images_B1SS: Tensor) -> tuple[Tensor, Tensor]:
-        from common.bundle.ensemble import logits_and_feature
-
         with torch.autocast(self.kind, dtype=torch.bfloat16):
             return logits_and_feature(self.member, images_B1SS)
 

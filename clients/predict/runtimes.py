@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from clients.predict.precision import Precision, in_precision
 from clients.training import adapt_batch_norm
 from common.bundle import files
-from common.bundle.ensemble import Ensemble, load_ensemble
+from common.bundle.ensemble import Network, load_ensemble
 from common.errors import InputError
 
 RuntimeName = Literal["torch", "onnx"]
@@ -22,6 +22,8 @@ CALIBRATION_BATCH = 16
 
 class Answer(NamedTuple):
     """What the ensemble says of one frame; S = the model's side, M members, C classes, D features.
+
+    Of classifiers the first two have no pixels: (C,) and (M, C).
 
     Attributes:
         pred_CSS: Fused probabilities.
@@ -53,7 +55,7 @@ class TorchRuntime:
 
     def __init__(
         self,
-        ensemble: Ensemble,
+        ensemble: Network,
         precision: Precision,
         device: str = "cpu",
         squares: list[NDArray[np.uint8]] | None = None,

@@ -13,19 +13,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from common.bundle.classifiers import Classifiers
 from common.bundle.files import ENSEMBLE, VERSION, WEIGHTS, check_version, read_json
+from common.bundle.member import logits_and_feature
 from common.config.base import Table, option
 from common.config.stages import Infusion
 from common.config.study import Model, Study
 from common.errors import InputError
 from common.fusion import Confidence, confidence_map, infuse
-from common.models.branches import SegmentationModel, segmentation_network
-from common.models.transunet import TransUNet
+from common.models.branches import segmentation_network
+from common.models.classifier import Classifier
 from common.plugins import load_plugin
 
 Calibration = Literal["none", "advised", "required"]
 """Whether BatchNorm's statistics fit any device: "advised" after AdaBN, whose statistics are the
 mean over the study's devices; "required" after FedBN, where none ever left a site."""
+
+
+Task = Literal["segmentation", "classification"]
 
 
 class MemberEntry(Table):
@@ -34,24 +39,30 @@ class MemberEntry(Table):
     name: str = option("", "key of the training that made it")
     stage: str = option("", "stage of that training")
     sha256: str = option("", "over the member's tensors")
+    architecture: str = option("", "of a classifier; empty: the study's segmentation network")
 
 
 class EnsembleConfig(Table):
     """`configs/ensemble.json`: all that it takes to build the network and use it."""
 
     version: int = option(VERSION, "of the bundle's layout", ge=1)
+    task: Task = option("segmentation", "what the network says of an image")
     study: str = option("", "name of the study")
     arm: str = option("", "the study's arm that the members are of")
+    budget: float = option(0.0, "of classifiers: share of the pool that was annotated", ge=0, le=1)
     members: tuple[MemberEntry, ...] = option((), "in the order of the weights")
-    model: Model = option(Model, "the network every member is made of")
-    classes: tuple[str, ...] = option((), "names of the mask's values 1..; empty: binary masks")
+    model: Model = option(Model, "the network every member is made of; of classifiers: the side")
+    classes: tuple[str, ...] = option(
+        (),
+        "names of the mask's values 1.., empty: binary masks; of classifiers: the labels",
+    )
     infusion: Infusion = option(Infusion, "the infusion head")
     calibration: Calibration = option("none", "whether BatchNorm fits any device")
     synthetic: bool = option(False, "whether any training image was simulated")
 
     @property
     def channels(self) -> int:
-        """Sigmoid channels."""
+        """Probabilities: of an image's pixels, or of the image."""
         return max(1, len(self.classes))
 
     @property
@@ -62,6 +73,8 @@ class EnsembleConfig(Table):
     @property
     def own_parts(self) -> tuple[str, ...]:
         """Somebody's own code that the network needs, `package.module:name`."""
+        if self.task == "classification":
+            return ()
         named = (self.model.name, self.infusion.confidence)
         return tuple(name for name in named if name and ":" in name)
 
@@ -120,24 +133,22 @@ class Ensemble(nn.Module):
         return Said(self.fuse(branches), torch.stack(branches, dim=1), torch.cat(features, dim=1))
 
 
-def logits_and_feature(member: nn.Module, images_B1SS: Tensor) -> tuple[Tensor, Tensor]:
-    """A member's logits and its encoder's feature; only somebody's own model encodes twice."""
-    if isinstance(member, TransUNet):
-        encoded = member.encode(images_B1SS)
-        return member.head(member.decode(encoded)), encoded.tokens_BND.mean(dim=1)
-    own = getattr(member, "logits_and_feature", None)
-    if own is not None:
-        return own(images_B1SS)  # type: ignore[no-any-return]
-    return member(images_B1SS), cast(SegmentationModel, member).feature(images_B1SS)
-
-
 def pixel_confidence(pred_BCSS: Tensor) -> Tensor:
     """How sure the fused probability is of each pixel, 1 - H(p) / ln 2, in [0, 1]."""
     return confidence_map(pred_BCSS, "entropy")
 
 
-def build(config: EnsembleConfig) -> Ensemble:
+Network = Ensemble | Classifiers
+"""What a bundle carries; both say what they say by `say`."""
+
+
+def build(config: EnsembleConfig) -> Network:
     """The network without its weights."""
+    if config.task == "classification":
+        classes, side = len(config.classes), config.model.image_size
+        return Classifiers(
+            [Classifier(member.architecture, classes, side) for member in config.members]
+        )
     study = Study.model_construct(model=config.model, classes=config.classes)
     return Ensemble([segmentation_network(study) for _ in config.members], config.infusion)
 
@@ -162,15 +173,17 @@ def read_config(bundle: Path) -> EnsembleConfig:
         ) from None
     if not config.members:
         raise InputError(f"{path}: names no member")
+    if config.task == "classification" and len(config.classes) < 2:
+        raise InputError(f"{path}: classifiers need two classes at least")
     return config
 
 
-def network_def(bundle: str) -> Ensemble:
+def network_def(bundle: str) -> Network:
     """For `configs/inference.json`: the network of a bundle folder, without its weights."""
     return build(read_config(Path(bundle))).eval()
 
 
-def load_ensemble(bundle: Path) -> Ensemble:
+def load_ensemble(bundle: Path) -> Network:
     """The network with its weights, read from safetensors.
 
     Raises:

@@ -25,6 +25,7 @@ STATE = "models/model.pt"
 WEIGHTS = "models/model.safetensors"
 ONNX = "models/model.onnx"
 CARD = "docs/README.md"
+SCHEMA = "docs/metadata.schema.json"
 LICENSE = "LICENSE"
 
 Digests = dict[str, str]

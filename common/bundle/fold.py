@@ -37,11 +37,11 @@ def _fold(module: nn.Module) -> None:
             setattr(module, name, _plain(child))
         else:
             _fold(child)
-    if isinstance(module, nn.Sequential):
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         names = list(module._modules)
         for before, after in pairwise(names):
             conv, norm = module._modules[before], module._modules[after]
-            if type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d):
+            if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
                 module._modules[before] = fuse_conv_bn_eval(conv, norm)
                 module._modules[after] = nn.Identity()
 

@@ -59,7 +59,9 @@ class SiteReference(Table):
     feature_mean_D: tuple[float, ...] = Field(description="mean of the encoders' features")
     feature_sd_D: tuple[float, ...] = Field(description="their standard deviations")
     feature: Spread = Field(description="of log distances of held-out patients to that mean")
-    confidence: Spread = Field(description="of the mean confidence over the mask")
+    confidence: Spread = Field(
+        description="of the mean confidence over the mask, or of that of the class"
+    )
 
 
 class Reference(Table):
@@ -151,6 +153,12 @@ def mask_confidence(
     """Mean confidence over the predicted foreground; over all pixels where there is none."""
     inside = pred_CSS >= threshold
     return float(confidence_CSS[inside].mean() if inside.any() else confidence_CSS.mean())
+
+
+def class_confidence(pred_C: NDArray[Any]) -> float:
+    """How sure a probability of classes is, 1 - H(p) / ln C, in [0, 1]."""
+    p = np.clip(pred_C.astype(np.float64), 1e-12, 1.0)
+    return float(1 + (p * np.log(p)).sum() / math.log(len(p)))
 
 
 def log_distance(value: float) -> float:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from common.bundle.ensemble import EnsembleConfig
 from common.config.study import Study
-from common.formats import Results, SiteResult, Summary
-from server.bundle.metadata import INTENDED_USE
+from common.formats import Interval, Results, SiteResult, Summary
+from server.bundle.metadata import INTENDED_USE, cell_result
 
 CALIBRATION = {
     "none": "",
@@ -42,15 +42,16 @@ def card(
         license_name: For the front matter.
         sites_referenced: Sites whose reference statistics the bundle carries.
     """
-    names = ", ".join(config.class_names)
+    classifies = config.task == "classification"
+    written, aim = (
+        ("", "classes with their probabilities")
+        if classifies
+        else ("masks, ", "masks in each image's own geometry")
+    )
     parts = [
         _front(config, license_name),
         f"# {config.study}: {config.arm}",
-        f"Segments {names} in B-mode ultrasound. {len(config.members)} "
-        f"{'branch' if len(config.members) == 1 else 'branches'} on a square of "
-        f"{config.model.image_size} px, fused by `{config.infusion.confidence}` confidence; "
-        f"foreground from probability {config.infusion.threshold:g} up. Hospitals trained them "
-        "together: weights travelled, images did not.",
+        f"{_what(config)} Hospitals trained together: weights travelled, images did not.",
         f"**{INTENDED_USE}**",
     ]
     if config.synthetic:
@@ -63,30 +64,56 @@ def card(
     parts += [
         "## Use",
         "```sh\n"
-        "sonofed predict BUNDLE IMAGES --out OUT            # masks, predictions.csv\n"
+        f"sonofed predict BUNDLE IMAGES --out OUT            # {written}predictions.csv\n"
         "python -m monai.bundle run --config_file BUNDLE/configs/inference.json \\\n"
         "    --dataset_dir IMAGES --output_dir OUT          # MONAI's own runner\n"
         "```",
         "`predict` takes pictures, DICOM ultrasound and video, checks the digest of every file of "
-        "the bundle first, and writes masks in each image's own geometry. Both commands need "
+        f"the bundle first, and writes {aim}. Both commands need "
         f"sonofed installed{_own(config)}; `models/model.onnx` needs nothing of it.",
         "## Where it comes from",
         _sites(study, counts),
         "`configs/federation.json` has the rounds and the digests of study, code and weights.",
         "## Measured",
-        _measured(config.arm, results),
+        _classified(config, results) if classifies else _measured(config.arm, results),
         "## When it should not be believed",
-        _limits(sites_referenced),
+        _limits(sites_referenced, "classification" if classifies else "mask"),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _front(config: EnsembleConfig, license_name: str) -> str:
-    tags = ["medical", "ultrasound", "segmentation", "federated-learning", "monai"]
+    classifies = config.task == "classification"
+    tags = ["medical", "ultrasound", config.task, "federated-learning", "monai"]
+    pipeline = "image-classification" if classifies else "image-segmentation"
+    metrics = ("accuracy", "roc_auc") if classifies else ("dice",)
     lines = ["---", f"license: {license_name}", "library_name: monai",
-             "pipeline_tag: image-segmentation", "tags:", *(f"- {tag}" for tag in tags),
-             "metrics:", "- dice", f"model_name: {config.study}-{config.arm}", "---"]  # fmt: skip
+             f"pipeline_tag: {pipeline}", "tags:", *(f"- {tag}" for tag in tags),
+             "metrics:", *(f"- {name}" for name in metrics),
+             f"model_name: {config.study}-{config.arm}", "---"]  # fmt: skip
     return "\n".join(lines)
+
+
+def _what(config: EnsembleConfig) -> str:
+    names, side, many = ", ".join(config.class_names), config.model.image_size, len(config.members)
+    if config.task == "classification":
+        networks = ", ".join(f"`{member.architecture}`" for member in config.members)
+        mean = "the mean of their probabilities" if many > 1 else "one network"
+        taught = (
+            "by the sources' labels alone"
+            if config.budget == 0
+            else f"on the {100 * config.budget:g} % of the targets' images that arm {config.arm} "
+            "had annotated"
+        )
+        return (
+            f"Tells {names} apart in B-mode ultrasound: {networks} ({mean}) on a square of {side} "
+            f"px, trained {taught}."
+        )
+    return (
+        f"Segments {names} in B-mode ultrasound. {many} {'branch' if many == 1 else 'branches'} "
+        f"on a square of {side} px, fused by `{config.infusion.confidence}` confidence; "
+        f"foreground from probability {config.infusion.threshold:g} up."
+    )
 
 
 def _own(config: EnsembleConfig) -> str:
@@ -104,6 +131,26 @@ def _sites(study: Study, counts: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def _classified(config: EnsembleConfig, results: Results | None) -> str:
+    cell = cell_result(config, results)
+    if cell is None:
+        if len(config.members) > 1:
+            return "The mean of these classifiers was not evaluated; each of them by itself was."
+        return "Not evaluated: the run has no results of it."
+    lines = ["| site | metric | mean | 95 % |", "|---|---|---|---|"]
+    for site, metrics in cell.sites.items():
+        lines += [f"| {site} | {name} | {_number(found)} |" for name, found in metrics.items()]
+    lines += [f"| all | {name} | {_number(found)} |" for name, found in cell.pooled.items()]
+    note = f"Seed {results.seed if results else 0} alone, on the targets' test images."
+    return "\n".join(lines) + "\n\n" + note
+
+
+def _number(found: Summary | Interval) -> str:
+    if found.ci_low is None or found.ci_high is None:
+        return f"{found.mean:.3f} | -"
+    return f"{found.mean:.3f} | {found.ci_low:.3f} to {found.ci_high:.3f}"
+
+
 def _measured(arm: str, results: Results | None) -> str:
     if results is None:
         return "Not evaluated: the run has no `results.json`."
@@ -117,23 +164,18 @@ def _measured(arm: str, results: Results | None) -> str:
 
 
 def _line(name: str, site: SiteResult, metric: str, summary: Summary) -> str:
-    interval = (
-        "-"
-        if summary.ci_low is None or summary.ci_high is None
-        else f"{summary.ci_low:.3f} to {summary.ci_high:.3f}"
-    )
     unit = f"{summary.n_images} of {summary.n_patients} {site.unit}s"
-    return f"| {name} ({site.role}) | {unit} | {metric} | {summary.mean:.3f} | {interval} |"
+    return f"| {name} ({site.role}) | {unit} | {metric} | {_number(summary)} |"
 
 
-def _limits(sites: Sequence[str]) -> str:
+def _limits(sites: Sequence[str], said: str) -> str:
     if not sites:
         return (
             "The bundle carries no reference statistics, so `predict` cannot tell a frame that "
-            "looks like nothing in training. Look at the masks."
+            "looks like nothing in training. Look at the frames."
         )
     return (
         "`predict` flags a frame whose grey levels or encoder features lie beyond the range of "
-        f"every site of the study ({', '.join(sites)}), and a mask that is less sure than theirs. "
-        "A frame that is not flagged is not thereby right."
+        f"every site of the study ({', '.join(sites)}), and a {said} that is less sure than "
+        "theirs. A frame that is not flagged is not thereby right."
     )

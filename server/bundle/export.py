@@ -5,7 +5,7 @@ It is written beside its place and moved in, so a kill leaves no half bundle.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +16,20 @@ from safetensors.torch import save_file
 
 import common
 from common.bundle import files
-from common.bundle.ensemble import Ensemble, EnsembleConfig, build
+from common.bundle.ensemble import EnsembleConfig, Network, build
 from common.bundle.reference import Reference
+from common.config.data import nearest
 from common.config.study import Study
 from common.errors import InputError
 from common.formats import Results, read_results
 from common.models.branches import load_shared
 from common.plan import Plan, make_plan, split_member
+from common.plan.types import arm_name
 from common.wire.payload import digest_of
 from server.bundle.card import card
+from server.bundle.cells import choose_classifiers
 from server.bundle.ledgers import ledger_heads
-from server.bundle.members import choose
+from server.bundle.members import Chosen, choose
 from server.bundle.metadata import SCHEMA_FILE, federation, inference, metadata
 from server.bundle.onnx import export_onnx
 from server.checkpoint import RunFolder
@@ -57,7 +60,7 @@ def open_run(folder: Path) -> Run:
     """Read a run.
 
     Raises:
-        InputError: If it is none, is a smoke run, or has nothing that segments.
+        InputError: If it is none, is a smoke run, or has nothing that segments or classifies.
     """
     path = folder / "study.json"
     try:
@@ -68,10 +71,8 @@ def open_run(folder: Path) -> Run:
     if study.untrained:
         raise InputError(f"{folder}: is untrained and makes no bundle: {study.untrained}")
     if study.representation:
-        raise InputError(f"{folder}: scored encoders; there is nothing that segments in it")
-    if not study.segmentation_arms:
         raise InputError(
-            f"{folder}: chose images and trained classifiers; only what segments makes a bundle yet"
+            f"{folder}: scored encoders; there is nothing in it that segments or classifies"
         )
     results = folder / "results.json"
     state = RunFolder(folder)
@@ -83,23 +84,60 @@ def open_run(folder: Path) -> Run:
     )
 
 
-def assemble(run: Run, arm: str = "", site: str = "") -> tuple[EnsembleConfig, Ensemble]:
-    """An arm's members under the infusion head, with their weights.
+def assemble(
+    run: Run,
+    arm: str = "",
+    site: str = "",
+    *,
+    budget: float | None = None,
+    architectures: Sequence[str] = (),
+) -> tuple[EnsembleConfig, Network]:
+    """An arm's members as one network, with their weights.
+
+    Args:
+        run: The run.
+        arm: What segments, or what selects and classifies; "" is the run's first ensemble, or
+            where it has none (or classifiers are asked for), the first arm that selects.
+        site: Whose members, where a segmenting arm has others at every site.
+        budget: Of classifiers.
+        architectures: Of classifiers.
 
     Raises:
-        InputError: As `server.bundle.members.choose`.
+        InputError: As `server.bundle.members.choose` and `server.bundle.cells.choose_classifiers`.
     """
-    chosen = choose(run.folder, run.study, run.plan, arm, site)
-    ensemble = build(chosen.config)
-    for member, state in zip(ensemble.members, chosen.states, strict=True):
+    chosen = _chosen(run, arm, site, budget, architectures)
+    network = build(chosen.config)
+    for member, state in zip(network.members, chosen.states, strict=True):
         load_shared(member, state)
-    return chosen.config, ensemble.eval()
+    return chosen.config, network.eval()
+
+
+def _chosen(
+    run: Run, arm: str, site: str, budget: float | None, architectures: Sequence[str]
+) -> Chosen:
+    plan = run.plan
+    classifying = {cell.arm for cell in plan.cells.values()}
+    asked = budget is not None or bool(architectures)
+    known = [*plan.arms, *dict.fromkeys(cell.arm for cell in plan.cells.values())]
+    if arm and arm not in plan.arms and arm_name(arm) not in classifying:
+        raise InputError(f"{run.folder}: the study has no arm '{arm}'{nearest(arm, known)}")
+    if arm in plan.arms or (not arm and plan.arms and not asked):
+        if asked:
+            raise InputError(f"--budget and --architecture are of classifiers; {arm} segments")
+        return choose(run.folder, run.study, plan, arm, site)
+    if not classifying:
+        raise InputError(
+            f"{run.folder}: has no classifiers; --budget and --architecture are theirs"
+        )
+    if site:
+        raise InputError(f"--site {site}: classifiers are the same at every site")
+    return choose_classifiers(run.folder, run.study, plan, arm, budget, architectures)
 
 
 def export(
     run: Run,
     config: EnsembleConfig,
-    ensemble: Ensemble,
+    ensemble: Network,
     out: Path,
     *,
     reference: Reference | None = None,
@@ -146,6 +184,7 @@ def export(
             license_name=license_name, sites_referenced=list(reference.sites) if reference else [],
         )  # fmt: skip
         (part / files.CARD).write_text(text, encoding="utf-8")
+        shutil.copyfile(SCHEMA_FILE, part / files.SCHEMA)
         digest = files.write_digests(part)
         if out.exists():
             out.rmdir()
@@ -187,7 +226,12 @@ def _write_configs(
 
 def _rounds(run: Run, config: EnsembleConfig) -> dict[str, int]:
     """Rounds done of every training that the members came through."""
-    wanted = [split_member(member.name)[0] for member in config.members]
+    cells = run.plan.cells
+    wanted = [
+        cells[member.name].training if config.task == "classification"
+        else split_member(member.name)[0]
+        for member in config.members
+    ]  # fmt: skip
     done: dict[str, int] = {}
     state = RunFolder(run.folder)
     while wanted:

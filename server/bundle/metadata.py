@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import common
 from common.bundle.ensemble import EnsembleConfig
 from common.bundle.files import VERSION
 from common.config.study import Study
-from common.formats import Results
+from common.formats import CellResult, Results
 
 SCHEMA_URL = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
@@ -38,8 +39,10 @@ def metadata(config: EnsembleConfig, results: Results | None) -> dict[str, Any]:
     """`configs/metadata.json` as MONAI's schema wants it."""
     side, channels = config.model.image_size, config.channels
     names = config.class_names
+    classifies = config.task == "classification"
     plane = {"type": "image", "spatial_shape": [side, side], "dtype": "float32",
              "value_range": [0, 1], "is_patch_data": False}  # fmt: skip
+    said = plane | ({"type": "probabilities", "spatial_shape": []} if classifies else {})
     return {
         "schema": SCHEMA_URL,
         "version": _version("sonofed"),
@@ -49,20 +52,14 @@ def metadata(config: EnsembleConfig, results: Results | None) -> dict[str, Any]:
         "numpy_version": np.__version__,
         "required_packages_version": {name: _version(name) for name in RUN_PACKAGES},
         "name": f"{config.study}, {config.arm}",
-        "task": f"Ultrasound segmentation: {', '.join(names)}",
-        "description": (
-            f"{len(config.members)} TransUNet branches, trained in a federation of hospitals that "
-            "shared weights and no images, fused pixel by pixel by their confidence."
-            if config.model.name is None
-            else f"{len(config.members)} networks of {config.model.name}, trained in a federation "
-            "of hospitals that shared weights and no images, fused pixel by pixel."
-        ),
+        "task": f"Ultrasound {config.task}: {', '.join(names)}",
+        "description": _description(config),
         "authors": "the sites of the study; made with sonofed",
         "copyright": "the sites of the study",
         "data_type": "grey B-mode frames: PNG, JPEG, TIFF, DICOM, video",
         "image_classes": "one grey channel in [0, 1], padded right and below to a square",
         "pred_classes": f"{channels} probabilities: {', '.join(names)}",
-        "eval_metrics": _metrics(config.arm, results),
+        "eval_metrics": _metrics(config, results),
         "intended_use": INTENDED_USE,
         "references": [],
         "supported_apps": {},
@@ -71,7 +68,7 @@ def metadata(config: EnsembleConfig, results: Results | None) -> dict[str, Any]:
                 "format": "magnitude", "modality": "US", "num_channels": 1,
                 "channel_def": {"0": "grey"},
             }},
-            "outputs": {"pred": plane | {
+            "outputs": {"pred": said | {
                 "format": "probabilities", "modality": "n/a", "num_channels": channels,
                 "channel_def": {str(index): name for index, name in enumerate(names)},
             }},
@@ -79,19 +76,44 @@ def metadata(config: EnsembleConfig, results: Results | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _description(config: EnsembleConfig) -> str:
+    made = "trained in a federation of hospitals that shared weights and no images"
+    many = len(config.members)
+    if config.task == "classification":
+        names = ", ".join(member.architecture for member in config.members)
+        mean = "; their probabilities are averaged" if many > 1 else ""
+        return f"{names}, {made}{mean}."
+    if config.model.name is None:
+        return f"{many} TransUNet branches, {made}, fused pixel by pixel by their confidence."
+    return f"{many} networks of {config.model.name}, {made}, fused pixel by pixel."
+
+
 def inference(config: EnsembleConfig) -> dict[str, Any]:
-    """`configs/inference.json`: masks of a folder of pictures with MONAI's own parts.
+    """`configs/inference.json`: masks (or classes) of a folder of pictures with MONAI's own parts.
 
     `python -m monai.bundle run --config_file BUNDLE/configs/inference.json --dataset_dir DIR
     --output_dir OUT`. It finds its bundle by the search path that MONAI extends before it runs.
     """
     side, threshold = config.model.image_size, config.infusion.threshold
+    classifies = config.task == "classification"
+    loader = {"_target_": "CheckpointLoader", "load_path": "$@bundle_root + '/models/model.pt'",
+              "load_dict": {"model": "@network"}, "map_location": "@device"}  # fmt: skip
+    table = {"_target_": "ClassificationSaver", "output_dir": "@output_dir",
+             "filename": "predictions.csv",
+             "batch_transform": "$lambda batch: [item['image'].meta for item in batch]",
+             "output_transform": "$lambda output: [item['pred'] for item in output]"}  # fmt: skip
+    masks = [
+        {"_target_": "common.bundle.transforms.Masks", "threshold": "@threshold"},
+        {"_target_": "SaveImaged", "keys": "mask", "writer": "PILWriter",
+         "output_dir": "@output_dir", "output_ext": ".png", "output_postfix": "mask",
+         "output_dtype": "$'uint8'", "resample": False, "separate_folder": False},
+    ]  # fmt: skip
     return {
         "imports": ["$import glob", "$import os", "$import sys", "$import torch"],
         "bundle_root": "$next((p for p in sys.path[1:] if os.path.isfile(os.path.join(p, "
                        "'configs', 'ensemble.json'))), '.')",
         "dataset_dir": "$@bundle_root + '/images'",
-        "output_dir": "$@bundle_root + '/masks'",
+        "output_dir": f"$@bundle_root + '/{'classes' if classifies else 'masks'}'",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "side": side,
         "threshold": threshold,
@@ -110,17 +132,8 @@ def inference(config: EnsembleConfig) -> dict[str, Any]:
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1,
                        "shuffle": False, "num_workers": 0},
         "inferer": {"_target_": "SimpleInferer"},
-        "postprocessing": {"_target_": "Compose", "transforms": [
-            {"_target_": "common.bundle.transforms.Masks", "threshold": "@threshold"},
-            {"_target_": "SaveImaged", "keys": "mask", "writer": "PILWriter",
-             "output_dir": "@output_dir", "output_ext": ".png", "output_postfix": "mask",
-             "output_dtype": "$'uint8'", "resample": False, "separate_folder": False},
-        ]},
-        "handlers": [
-            {"_target_": "CheckpointLoader",
-             "load_path": "$@bundle_root + '/models/model.pt'",
-             "load_dict": {"model": "@network"}, "map_location": "@device"},
-        ],
+        "postprocessing": {"_target_": "Compose", "transforms": [] if classifies else masks},
+        "handlers": [loader, table] if classifies else [loader],
         "evaluator": {"_target_": "SupervisedEvaluator", "device": "@device",
                       "val_data_loader": "@dataloader", "network": "@network",
                       "inferer": "@inferer", "postprocessing": "@postprocessing",
@@ -197,8 +210,22 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _metrics(arm: str, results: Results | None) -> dict[str, float]:
-    """Means over the target sites, where they had references."""
+def cell_result(config: EnsembleConfig, results: Results | None) -> CellResult | None:
+    """What the run found of the bundle's one classifier; of a mean of several it found nothing."""
+    if results is None or results.selection is None or len(config.members) != 1:
+        return None
+    wanted = (config.arm, config.budget, config.members[0].architecture)
+    cells = results.selection.cells
+    return next((c for c in cells if (c.arm, c.budget, c.architecture) == wanted), None)
+
+
+def _metrics(config: EnsembleConfig, results: Results | None) -> dict[str, float]:
+    """Means over the target sites, where they had references; of classifiers, over all images."""
+    if config.task == "classification":
+        cell = cell_result(config, results)
+        pooled = cell.pooled if cell is not None else {}
+        return {n: round(found.mean, 4) for n, found in pooled.items() if isfinite(found.mean)}
+    arm = config.arm
     if results is None or arm not in results.arms:
         return {}
     return {

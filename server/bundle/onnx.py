@@ -1,7 +1,8 @@
 """`models/model.onnx`: the ensemble for ONNX Runtime, with all that `sonofed predict` reads.
 
 Input `image` (B, 1, S, S) float32 in [0, 1]; outputs `pred` (B, C, S, S), `branches`
-(B, M, C, S, S) and `features` (B, D). Weight standardisation and BatchNorm are folded before.
+(B, M, C, S, S) and `features` (B, D); of classifiers (B, C), (B, M, C) and (B, D). Weight
+standardisation and BatchNorm are folded before.
 """
 
 import contextlib
@@ -15,7 +16,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from common.bundle.ensemble import Ensemble, Said
+from common.bundle.classifiers import Judged
+from common.bundle.ensemble import Network, Said
 from common.bundle.fold import folded
 
 OPSET = 20
@@ -24,17 +26,17 @@ OUTPUTS = ("pred", "branches", "features")
 
 
 class _Saying(nn.Module):
-    """`Ensemble.say` as a forward pass, which is what the exporter traces."""
+    """`say` as a forward pass, which is what the exporter traces."""
 
-    def __init__(self, ensemble: Ensemble) -> None:
+    def __init__(self, ensemble: Network) -> None:
         super().__init__()
         self.ensemble = ensemble
 
-    def forward(self, image: Tensor) -> Said:
+    def forward(self, image: Tensor) -> Said | Judged:
         return self.ensemble.say(image)
 
 
-def export_onnx(ensemble: Ensemble, side: int, path: Path) -> None:
+def export_onnx(ensemble: Network, side: int, path: Path) -> None:
     """Write the ensemble as ONNX; the batch is free, the side is the model's.
 
     Args:
@@ -42,7 +44,7 @@ def export_onnx(ensemble: Ensemble, side: int, path: Path) -> None:
         side: S.
         path: The file.
     """
-    saying = _Saying(cast(Ensemble, folded(ensemble))).eval()
+    saying = _Saying(cast(Network, folded(ensemble))).eval()
     path.parent.mkdir(parents=True, exist_ok=True)
     with _quiet():
         torch.onnx.export(

@@ -25,7 +25,7 @@ def test_the_folder_is_complete_and_verifies(carried: Carried) -> None:
     named = files.verify(carried.bundle)
     assert set(named) == {
         files.METADATA, files.INFERENCE, files.ENSEMBLE, files.FEDERATION, files.STATE,
-        files.WEIGHTS, files.ONNX, files.CARD, files.LICENSE, files.REFERENCE,
+        files.WEIGHTS, files.ONNX, files.CARD, files.LICENSE, files.REFERENCE, files.SCHEMA,
     }  # fmt: skip
     assert not list(carried.bundle.parent.glob(".*partial"))
 
@@ -166,10 +166,9 @@ def test_monai_s_own_runner_runs_it(carried: Carried, tmp_path: Path) -> None:
         assert Image.open(tmp_path / "masks" / f"{number}_mask.png").size == size
 
 
-def test_a_study_that_only_classifies_is_refused(own_run: Path) -> None:
-    from common.config.load import load_study
-
-    study = load_study(Path("configs/demo_al.toml"))
-    (own_run / "study.json").write_text(study.canonical())
-    with pytest.raises(InputError, match="only what segments makes a bundle yet"):
-        bundles.open_run(own_run)
+def test_classifiers_are_asked_of_a_run_that_has_some(carried: Carried) -> None:
+    run = bundles.open_run(carried.run)
+    with pytest.raises(InputError, match="has no classifiers; --budget and --architecture"):
+        bundles.assemble(run, budget=0.2)
+    with pytest.raises(InputError, match="are of classifiers; lower segments"):
+        bundles.assemble(run, "lower", architectures=["resnet50"])

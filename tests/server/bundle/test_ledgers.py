@@ -43,7 +43,5 @@ def test_receipts_that_were_changed_make_no_bundle(carried: Carried, tmp_path: P
     path = run / "receipts.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:2], *lines[3:]]))
-    with pytest.raises(
-        InputError, match=r"line 3: .*lines are gone.*are not as they were"
-    ):
+    with pytest.raises(InputError, match=r"line 3: .*lines are gone.*are not as they were"):
         ledger_heads(run)

@@ -1,11 +1,13 @@
 """Aggregation: one reply at a time into a running mean, in a fixed order of sites.
 
-A rule is an object with `add(weights, weight)` and `result()`, made anew for every round; it never
-holds more than one reply beside its own running state. Name your own in `federation.aggregation`.
+A rule is an object with `add(weights, weight)` and `result()`, made anew for every round. The rules
+here never hold more than one reply beside their own running state; those that need all replies at
+once (`server/robust.py`) keep them on disk. Name your own in `federation.aggregation`.
 """
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -15,6 +17,7 @@ from common.config.stages import Federation
 from common.models.branches import State
 from common.plugins import load_plugin
 from server.context import StudyStopped
+from server.robust import Krum, Median, TrimmedMean
 
 
 class Rule(Protocol):
@@ -145,13 +148,29 @@ class OwnRule:
         return OrderedDict((name, new[name]) for name in self.start)
 
 
-def make_rule(federation: Federation, start: Mapping[str, Tensor], state: State) -> Rule:
+def make_rule(
+    federation: Federation, start: Mapping[str, Tensor], state: State, folder: Path
+) -> Rule:
     """The study's rule for one round.
 
     fedprox is the plain mean here: its proximal term acts at the sites.
+
+    Args:
+        federation: Names the rule.
+        start: The round's outgoing weights.
+        state: What the rule kept in the round before, empty before the first.
+        folder: For replies that have to wait for one another.
     """
-    if federation.aggregation in ("mean", "fedprox"):
-        return RunningMean(start, state)
-    if federation.aggregation == "fedadam":
-        return FedAdam(start, state, federation)
-    return OwnRule(federation.aggregation, start, state)
+    match federation.aggregation:
+        case "mean" | "fedprox":
+            return RunningMean(start, state)
+        case "fedadam":
+            return FedAdam(start, state, federation)
+        case "median":
+            return Median(start, folder)
+        case "trimmed":
+            return TrimmedMean(start, folder, federation.trim)
+        case "krum":
+            return Krum(start, folder, federation.byzantine)
+        case own:
+            return OwnRule(own, start, state)

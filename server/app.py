@@ -5,7 +5,7 @@ import common.environment  # noqa: F401, I001 - before Flower
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -35,6 +35,8 @@ log = logging.getLogger("sonofed.server")
 app = ServerApp()
 
 POLL_S = 0.2
+TELL_S = 60.0
+"""Seconds of silence after which the run says whom it waits for."""
 
 
 class GridExchange:
@@ -48,15 +50,22 @@ class GridExchange:
         study: For the canonical JSON, the deadline and the wire's dtype.
         window: Messages under way at the same time.
         receipts: Where replies that came through a gate are confirmed.
+        waiting: Told the stage and each site that is waited for, with for how long, now and then.
     """
 
     def __init__(
-        self, grid: Grid, study: Study, window: int, receipts: Receipts | None = None
+        self,
+        grid: Grid,
+        study: Study,
+        window: int,
+        receipts: Receipts | None = None,
+        waiting: Callable[[str, Mapping[str, str]], None] = lambda stage, sites: None,
     ) -> None:
         self.grid = grid
         self.study = study
         self.window = max(1, window)
         self.receipts = receipts
+        self.waiting = waiting
         self.nodes: dict[str, int] = {}
         self.crossing = study.for_sites().canonical()
 
@@ -107,7 +116,8 @@ class GridExchange:
                 site, node = waiting.popleft()
                 asked.append((site, self._push(question, content, node), time.monotonic()))
             site, message_id, since = asked.popleft()
-            message = self._pull(message_id, since)
+            late = [(site, since), *((other, start) for other, _, start in asked)]
+            message = self._pull(question, message_id, late)
             yield self._read(question, site, message, down, time.monotonic() - since)
             del message
 
@@ -116,18 +126,37 @@ class GridExchange:
             self.receipts.attach(node, content) if self.receipts else content,
             node,
             f"{question.category}.{question.stage}",
-            ttl=self.study.federation.deadline_s,
+            ttl=self._deadline(question),
             group_id=f"{question.training or question.stage}/{question.round}",
         )
         (message_id,) = self.grid.push_messages([message])
         return message_id
 
-    def _pull(self, message_id: str, since: float) -> Message | None:
+    def _deadline(self, question: Question) -> float:
+        return question.deadline_s or self.study.federation.deadline_s
+
+    def _pull(
+        self, question: Question, message_id: str, late: Sequence[tuple[str, float]]
+    ) -> Message | None:
+        """Wait for the reply of the first of the sites that are still at work."""
+        since, told = late[0][1], time.monotonic()
         while True:
             for message in self.grid.pull_messages([message_id]):
                 return message
-            if time.monotonic() - since > self.study.federation.deadline_s:
+            now = time.monotonic()
+            if now - since > self._deadline(question):
                 return None
+            if now - told > TELL_S:
+                told = now
+                left = (self._deadline(question) - now + since) / 3600
+                self.waiting(
+                    question.stage,
+                    {
+                        site: f"asked {(now - start) / 60:.0f} min ago"
+                        + (f", has {left:.1f} h left" if site == late[0][0] else "")
+                        for site, start in late
+                    },
+                )
             time.sleep(POLL_S)
 
     def _read(
@@ -176,5 +205,8 @@ def main(grid: Grid, context: Context) -> None:
     if grid.run.fab_hash:  # a simulation sends no code
         run.write_state("code", {"bundle": grid.run.fab_hash})
     with Receipts(folder) as receipts:
-        exchange = GridExchange(grid, study, jobs, receipts)
+        exchange = GridExchange(
+            grid, study, jobs, receipts,
+            lambda stage, sites: tracker.emit("waiting", stage=stage, sites=dict(sites)),
+        )  # fmt: skip
         run_study(ServerContext(study, make_plan(study), run, exchange, tracker))

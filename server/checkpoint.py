@@ -52,6 +52,7 @@ class Record:
         best_round: The round whose weights are the result.
         val_losses: Source-validation DiceBCE after each round, where the stage has one.
         note: Why it ended early, if it did.
+        remarks: What stood out in its rounds.
         digest: SHA-256 of the result, once finished.
         traffic: Bytes by site so far.
         metrics: The last round's means.
@@ -65,6 +66,7 @@ class Record:
     best_round: int = 0
     val_losses: list[float] = field(default_factory=list)
     note: str = ""
+    remarks: list[str] = field(default_factory=list)
     digest: str = ""
     traffic: Traffic = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -86,6 +88,11 @@ class Checkpoint:
     @property
     def _record(self) -> Path:
         return self.folder / "training.json"
+
+    @property
+    def replies(self) -> Path:
+        """Where an aggregation rule keeps the replies of the round that is under way."""
+        return self.folder / "replies"
 
     def load(self, key: str) -> Record:
         """The record, or an empty one."""
@@ -120,7 +127,7 @@ class Checkpoint:
         kept = {self._record, self._weights(record.round), self._weights(record.best_round)}
         kept.add(self._rule(record.round))
         for path in self.folder.iterdir():
-            if path not in kept:
+            if path not in kept and path != self.replies:
                 path.unlink()
 
     def _weights(self, round_: int) -> Path:

@@ -28,6 +28,7 @@ class Question:
         metrics: The scalars that may come back.
         complete: Whether all of them must.
         step: Of a stage that has several.
+        deadline_s: Seconds that a site may take; None: as the study's federation says.
     """
 
     category: Category
@@ -40,6 +41,7 @@ class Question:
     metrics: Mapping[str, MetricSpec] = field(default_factory=dict)
     complete: bool = True
     step: str = ""
+    deadline_s: float | None = None
 
     @classmethod
     def of(
@@ -56,9 +58,10 @@ class Question:
     ) -> "Question":
         """A request whose vocabulary is looked up in `common.wire.crossing`."""
         found = crossing(study, plan, category, stage, key, step)
+        training = plan.trainings.get(key)
         return cls(
             category, stage, key, round_, weights, found.down, found.up, found.metrics,
-            found.complete, step,
+            found.complete, step, training.settings.deadline_s if training else None,
         )  # fmt: skip
 
 

@@ -197,10 +197,14 @@ def _traffic(context: ServerContext) -> Traffic:
 def _notes(context: ServerContext) -> list[str]:
     """What a reader must know beside the numbers."""
     notes = [f"untrained: {context.study.untrained}"] if context.study.untrained else []
+    if (step := context.study.federation.count_bucket) > 1:
+        notes.append(
+            f"counts left the sites in steps of {step}, and weights of sites are made of them: not "
+            "comparable bit for bit with a run of exact counts."
+        )
     for key, training in context.plan.trainings.items():
         record = context.run.checkpoint(key).load(key)
-        if record.note:
-            notes.append(f"{key}: {record.note}")
+        notes += [f"{key}: {words}" for words in [record.note, *record.remarks] if words]
         if training.stage != "contrastive":
             continue
         masked, total = record.totals["pairs_masked"], record.totals["pairs_total"]

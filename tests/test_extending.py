@@ -179,11 +179,11 @@ def test_the_reader_by_hand(study_folder: Path) -> None:
     )
 
 
-def test_the_rule_by_hand(study_folder: Path) -> None:
+def test_the_rule_by_hand(study_folder: Path, tmp_path: Path) -> None:
     federation = a_study().federation
     start, state = {"w": torch.tensor([1.0])}, dict[str, torch.Tensor]()
     for expected in (2.0, 3.9):  # step 1, then .9 x 1 + 1
-        rule = make_rule(federation, start, state)
+        rule = make_rule(federation, start, state, tmp_path)
         rule.add({"w": start["w"] + 2}, 1)
         rule.add({"w": start["w"]}, 1)
         start, state = rule.result(), rule.state

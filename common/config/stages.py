@@ -156,12 +156,12 @@ class Evaluate(Table):
 class Federation(Table):
     """What the server does with the replies."""
 
-    aggregation: (
-        Literal["mean", "fedprox", "fedadam", "median", "trimmed", "krum"] | Plugin
-    ) = option(
-        "mean",
-        "rule of aggregation; median, trimmed, krum: a minority of bad replies cannot steer it, and "
-        "no site weighs more than another; or your own, package.module:name",
+    aggregation: Literal["mean", "fedprox", "fedadam", "median", "trimmed", "krum"] | Plugin = (
+        option(
+            "mean",
+            "rule of aggregation; median, trimmed, krum: a minority of bad replies cannot steer it, "
+            "and no site weighs more than another; or your own, package.module:name",
+        )
     )
     weighting: Literal["images", "patients", "equal"] = option(
         "images", "a site's weight in the mean: its training images, patients, or 1"

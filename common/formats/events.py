@@ -76,6 +76,15 @@ class ReplyEvent(Line):
     time: float | str
 
 
+class UpdateLine(Line):
+    """How far one reply's weights moved, and whether with the others'."""
+
+    norm: float = Field(ge=0, description="share of the length of the weights that went out")
+    agreement: float | None = Field(
+        default=None, description="cosine with the other sites' updates; none without another"
+    )
+
+
 class RoundEvent(Line):
     """A round, aggregated."""
 
@@ -88,6 +97,7 @@ class RoundEvent(Line):
     val_loss: float | None = Field(default=None, description="on source validation")
     sites: list[str] = Field(description="whose replies were taken")
     refused: dict[str, str] = Field(default={}, description="site to reason")
+    updates: dict[str, UpdateLine] = Field(default={}, description="site to how its weights moved")
     seconds: float
     time: float | str
 
@@ -149,11 +159,13 @@ class StepEvent(Line):
 
 
 class WaitingEvent(Line):
-    """The study waits for experts; told when a number changes."""
+    """The study waits: for experts, told when a number changes; for a site, told each minute."""
 
     event: Literal["waiting"]
     stage: str
-    sites: dict[str, str] = Field(description='site to "annotated of wanted"')
+    sites: dict[str, str] = Field(
+        description='site to "annotated of wanted", or to since when it is asked'
+    )
     time: float | str
 
 

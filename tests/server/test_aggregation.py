@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -88,7 +90,7 @@ def test_counters_do_not_explode_over_rounds() -> None:
     assert int(count) == 100 * 8 * 5
 
 
-def test_fedadam_against_plain_numpy() -> None:
+def test_fedadam_against_plain_numpy(tmp_path: Path) -> None:
     federation = Federation(
         aggregation="fedadam", server_learning_rate=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3
     )
@@ -105,7 +107,7 @@ def test_fedadam_against_plain_numpy() -> None:
         second = 0.99 * second + 0.01 * step**2
         weights = weights + 0.1 * first / (np.sqrt(second) + 1e-3)
 
-        rule = make_rule(federation, sent, state)
+        rule = make_rule(federation, sent, state, tmp_path)
         for reply, size in zip(replies, sizes, strict=True):
             statistics = torch.full((2,), float(size))
             rule.add({"w": torch.from_numpy(reply), "bn.running_mean": statistics}, size)
@@ -128,6 +130,6 @@ def test_fedadam_leaves_the_state_it_was_given_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["mean", "fedprox", "fedadam"])
-def test_rules_of_a_study(name: str) -> None:
-    rule: Rule = make_rule(Federation.model_validate({"aggregation": name}), {}, {})
+def test_rules_of_a_study(name: str, tmp_path: Path) -> None:
+    rule: Rule = make_rule(Federation.model_validate({"aggregation": name}), {}, {}, tmp_path)
     assert isinstance(rule, FedAdam if name == "fedadam" else RunningMean)

@@ -173,7 +173,7 @@ def test_arrival_changes_no_bit(tmp_path: Path) -> None:
 
     def result(folder: str, late: tuple[str, ...]) -> tuple[list[str], dict[str, torch.Tensor]]:
         def play(site: str, message: Message) -> Message:
-            value = {"site0": 0.1, "site1": 1e4, "site2": -7.3}[site]
+            value = {"site0": 0.1, "site1": 1.37, "site2": -0.73}[site]
             content = honest_content(study, training, value, examples=int(site[-1]) + 3)
             return Message(content, reply_to=message)
 

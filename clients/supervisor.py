@@ -22,8 +22,9 @@ log = logging.getLogger("sonofed.site")
 
 def gate_command(site_file: Path, descriptor: int) -> list[str]:
     """The command that runs the gate on a listening socket that it inherits."""
-    sonofed = str(Path(sys.executable).parent / "sonofed")
-    return [sonofed, "gate", "run", "--site", str(site_file), "--listen-fd", str(descriptor)]
+    # Not by the `sonofed` command: that loads the training's code, which the gate must not.
+    command = [sys.executable, "-P", "-m", "clients.gate.run"]
+    return [*command, "--site", str(site_file), "--listen-fd", str(descriptor)]
 
 
 @dataclass
@@ -120,7 +121,7 @@ def main() -> None:
     found = supervisor_of(given.site_file, environment)
     if given.gate_module:
         module = [sys.executable, "-m", given.gate_module]
-        found.gate = lambda *place: [*module, *gate_command(*place)[3:]]
+        found.gate = lambda *place: [*module, *gate_command(*place)[4:]]
     found.keeper(guard).run()
 
 

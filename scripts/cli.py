@@ -4,6 +4,12 @@ import common.environment  # noqa: F401, I001 - before anything that might look 
 
 import sys
 
+if sys.argv[1:3] == ["gate", "run"]:
+    # The gate's process neither holds the training's code nor waits for it to load.
+    from scripts.gate.run import main as run_gate
+
+    run_gate(sys.argv[3:])
+
 import typer
 from rich.console import Console
 
@@ -13,8 +19,8 @@ from scripts.audit.command import app as audit
 from scripts.bench.command import bench
 from scripts.compare import compare
 from scripts.consortium.command import app as consortium
-from scripts.gate.command import app as gate
 from scripts.export import export
+from scripts.gate.command import app as gate
 from scripts.init import init
 from scripts.phantom.command import phantom
 from scripts.poc import app as poc

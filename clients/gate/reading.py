@@ -97,7 +97,7 @@ def read_asked(exchange: Exchange, bundle: str, node_id: int | None) -> Asked:
         if message.has_error():
             raise refused("it is an error, not an instruction")
         message.metadata.__dict__["_message_id"] = exchange.id
-        if message.metadata.__dict__ != instruction_message(exchange).metadata.__dict__:
+        if _announced(message) != _announced(instruction_message(exchange)):
             raise refused("it was announced as another")
         if message.metadata.dst_node_id != node_id or message.metadata.reply_to_message_id:
             raise refused("it is not for this site")
@@ -115,6 +115,15 @@ def read_asked(exchange: Exchange, bundle: str, node_id: int | None) -> Asked:
 def _receipt(record: ConfigRecord | None) -> str:
     line = record.get("line", "") if record is not None else ""
     return line if isinstance(line, str) else ""
+
+
+def _announced(message: Message) -> tuple[object, ...]:
+    """What a message says of itself both in its announcement and in its object."""
+    told = message.metadata
+    return (
+        told.run_id, told.src_node_id, told.dst_node_id, told.reply_to_message_id, told.group_id,
+        told.created_at, told.ttl, told.message_type,
+    )  # fmt: skip
 
 
 class Arrival:

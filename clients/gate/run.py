@@ -38,16 +38,17 @@ def run(site: SiteFile, listen_fd: int | None = None) -> None:
     Raises:
         InputError: If anything that it needs is not there or not right.
     """
-    folder = site.gate.folder
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.chmod(0o700)
     policy = load_policy(site.gate.policy)
     if policy.file.site != site.site.name:
         raise InputError(
             f"{site.gate.policy}: is the policy of {policy.file.site}, not of {site.site.name}"
         )
-    approved(folder)
     context = tls(site.upstream.ca, site.upstream.certificate, site.upstream.key)
+    folder = site.gate.folder
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)
+    # Found now rather than at the first instruction: approvals that were changed.
+    approved(folder)
     key_path = site.gate.node_key
     if not key_path.exists():
         make_node_key(key_path)
@@ -111,12 +112,22 @@ def main() -> None:
     parser.add_argument("--site", type=Path, required=True)
     parser.add_argument("--listen-fd", type=int)
     given = parser.parse_args()
+    start(given.site, given.listen_fd)
+
+
+def start(site: Path, listen_fd: int | None = None) -> None:
+    """Be the gate; ends the process.
+
+    Args:
+        site: The site's file.
+        listen_fd: See `run`.
+    """
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        run(load_site(given.site), given.listen_fd)
+        run(load_site(site), listen_fd)
     except InputError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from clients.gate.run import start as become_gate
+
 
 def run(
     site: Annotated[
@@ -19,7 +21,7 @@ def run(
         typer.Option(
             "--listen-fd",
             metavar="N",
-            help="Number of an inherited socket that listens, instead of [gate] listen: the "
+            help="Number of an inherited socket that listens, instead of `listen` in the file: the "
             "SuperNode's own empty network namespace has it.",
         ),
     ] = None,
@@ -39,14 +41,24 @@ def run(
     Either may be stopped or killed and started again, in any order. A changed policy is read at
     the next start; an approval counts at once. Stop it with SIGTERM.
 
-    Files in [gate] folder: ledger.jsonl (see `sonofed audit show`), ledger.key, spool, and the
+    Files in the gate's folder: ledger.jsonl (see `sonofed audit show`), ledger.key, spool, and the
     bundles that came (spool/bundles), which `sonofed gate approve` takes.
     """
+    if "torch" not in sys.modules:
+        become_gate(site, listen_fd)
+        return
     command = [sys.executable, "-P", "-m", "clients.gate.run", "--site", str(site)]
     if listen_fd is not None:
         command += ["--listen-fd", str(listen_fd)]
         # Where it is none, the gate says so.
         with contextlib.suppress(OSError):
             os.set_inheritable(listen_fd, True)
-    # This command line has loaded the training's code; the gate must not.
+    # This process has loaded the training's code; the gate must not.
     os.execv(sys.executable, command)
+
+
+def main(arguments: list[str]) -> None:
+    """The command alone: `scripts/cli.py` comes here before it loads everything else."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(run)
+    app(arguments, prog_name="sonofed gate run")

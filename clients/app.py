@@ -17,6 +17,7 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from pydantic import ValidationError
 
+from clients import answers
 from clients.memorisation import ReleaseRefused
 from clients.request import Request, Result
 from clients.settings import SiteSettings
@@ -88,7 +89,7 @@ def answer(message: Message, context: Context, run: Stage) -> Message:
         study = request.study
         seed = seed_of(study.seed, request.target, site.name, request.round, "global")
         with deterministic(seed, study.compute.threads):
-            result = run(request)
+            result = _work(request, message, run)
         try:
             content = pack(
                 weights=result.weights,
@@ -110,6 +111,22 @@ def answer(message: Message, context: Context, run: Stage) -> Message:
         if _out_of_memory(error):
             return _refuse(message, site, ERROR_MEMORY, _memory_advice(message))
         return _refuse(message, site, ERROR_FAILED, traceback.format_exc())
+
+
+def _work(request: Request, message: Message, run: Stage) -> Result:
+    """Run the stage, or say again what it has given."""
+    trains = message.metadata.message_type.startswith("train.")
+    if not (request.site.keep_answers and trains and answers.may_be_kept(request)):
+        return run(request)
+    result = answers.recall(request)
+    if result is None:
+        result = run(request)
+        try:
+            answers.keep(request, result)
+        except OSError as error:
+            # A full disk, say: the answer goes out all the same, and is not kept.
+            log.error("%s: the answer cannot be kept: %s", request.site.name, error.strerror)
+    return result
 
 
 def read(message: Message, site: SiteSettings) -> tuple[Request, Crossing]:

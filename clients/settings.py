@@ -37,6 +37,11 @@ class SiteSettings(BaseModel):
         description="In a simulation: the hospital's own policy file, instead of one that lets "
         "through all that the study says. A real gate has it in its own settings.",
     )
+    keep_answers: bool = Field(
+        default=False,
+        description="Keep each training's last answer here, for a server that asks again; in a "
+        "consortium it is always on.",
+    )
     own_parts: tuple[str, ...] = Field(
         default=(),
         description="Parts 'package.module:name' that a study may name here; no other is imported.",

@@ -67,7 +67,8 @@ class SuperNode:
             if self.uid is not None:
                 os.chown(folder, self.uid, self.uid)
         told = self.settings.folder / "site-settings.json"
-        told.write_text(self.settings.model_dump_json(indent=1), encoding="utf-8")
+        settings = self.settings.model_copy(update={"keep_answers": True})
+        told.write_text(settings.model_dump_json(indent=1), encoding="utf-8")
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:

@@ -159,8 +159,8 @@ class Federation(Table):
     aggregation: Literal["mean", "fedprox", "fedadam", "median", "trimmed", "krum"] | Plugin = (
         option(
             "mean",
-            "rule of aggregation; median, trimmed, krum: a minority of bad replies cannot steer it, "
-            "and no site weighs more than another; or your own, package.module:name",
+            "rule of aggregation; median, trimmed, krum: a bad minority cannot steer it, and no "
+            "site weighs more than another; or your own, package.module:name",
         )
     )
     weighting: Literal["images", "patients", "equal"] = option(

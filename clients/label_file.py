@@ -1,17 +1,17 @@
-"""Files of labels from outside: checked line by line before anything of them is believed."""
+"""The table of labels that readers fill in, and what it says when it comes back."""
 
 import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from clients.annotations import LABEL_COLUMNS, Label
 from clients.data.cache import Digests
 from clients.data.manifest import read_manifest
 from clients.data.unreadable import UnreadableError
 from clients.forms.masks import read_outline
 from clients.forms.names import wanted_images
-from clients.forms.said import Checker, Said, Worklists
+from clients.forms.said import Said, Worklists
 from clients.settings import SiteSettings
+from clients.words import LABEL_COLUMNS
 from common.config.data import nearest
 from common.errors import InputError
 
@@ -56,44 +56,6 @@ def write_template(path: Path, site: SiteSettings, worklists: Worklists) -> int:
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     return len(wanted)
-
-
-def read_label_file(
-    path: Path,
-    site: SiteSettings,
-    worklists: Worklists,
-    labels: Sequence[str],
-    known: Sequence[Label],
-) -> tuple[list[Label], int]:
-    """Read and check a file of labels; nothing is written.
-
-    Args:
-        path: A table with the columns of labels.csv, in any order, and maybe `image`.
-        site: Whose images they are.
-        worklists: What was selected there.
-        labels: The study's.
-        known: What the site has of labels already.
-
-    Returns:
-        The labels, and the number of lines whose label is empty: not annotated yet, so passed over.
-
-    Raises:
-        InputError: With every problem of the file: no such columns, an image that nobody selected
-            or whose file is another now, a label outside the study's, no reader, no time in ISO
-            8601, or a second word of one reader on one image at one time.
-    """
-    words, unlabelled = read_words(path)
-    checker = Checker(site, worklists, labels, known)
-    problems: list[str] = []
-    found: list[Label] = []
-    for said in words:
-        wrong = checker.problems(said)
-        problems += [f"{said.where}: {text}" for text in wrong]
-        if not wrong:
-            found.append(checker.take(said))
-    if problems:
-        raise InputError(problems)
-    return found, unlabelled
 
 
 def read_words(

@@ -5,17 +5,13 @@ from typing import Annotated
 
 import typer
 
-from clients.annotations import (
-    Choice,
-    add_labels,
-    counted_labels,
-    is_closed,
-    read_labels,
-    standing,
-)
+from clients.annotations import Choice, counted_labels, is_closed, standing
+from clients.forms.bring import bring
+from clients.forms.export import Form, export
 from clients.forms.names import wanted_images
-from clients.label_file import read_label_file, write_template
-from scripts.experts import place_in_run
+from clients.forms.tasks import read_tasks
+from clients.label_file import write_template
+from scripts.experts import Place, place_in_run, place_of_site
 from scripts.live import say
 
 app = typer.Typer(
@@ -23,15 +19,20 @@ app = typer.Typer(
     help="Labels of the images that a study has selected: what to annotate, what was annotated.",
 )
 
-Run = Annotated[Path, typer.Option(metavar="RUN", help="Run folder.")]
-SiteName = Annotated[str, typer.Option(metavar="SITE", help="A target of the study.")]
+Run = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="Run folder; a hospital's own site needs none.")
+]
+SiteName = Annotated[
+    str,
+    typer.Option(metavar="SITE", help="A target of the run; without --run the path of site.toml."),
+]
 
 
 @app.command("template")
 def template(
-    run: Run,
     site: SiteName,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Table to write; must not be there.")],
+    run: Run = None,
 ) -> None:
     """Write the table that readers fill in: every selected image, the most wanted first.
 
@@ -39,39 +40,69 @@ def template(
     back with `sonofed labels import`. Lines without a label are passed over, so a half-filled
     table can be imported too.
     """
-    place = place_in_run(run, site)
+    place = _place(run, site)
     count = write_template(out, place.site, place.worklists)
     names = ", ".join(place.asked.labels)
     say(f"{out}: {count} images to annotate as one of {names}")
 
 
+@app.command("export")
+def export_labels(
+    site: SiteName,
+    to: Annotated[Form, typer.Option(help="The other tool's form.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder; it will hold images.")],
+    run: Run = None,
+) -> None:
+    """Write what was selected, and all that is said of it, for another tool.
+
+    coco: CVAT, FiftyOne; labelstudio: Label Studio, with its labelling interface; nrrd: 3D Slicer,
+    ITK-SNAP; csv: a table with masks as PNG. `sonofed labels import` takes each of them back. The
+    folder holds images: it stays at the site. Images have names by which they are known again;
+    keep the long number in them.
+    """
+    place = _place(run, site)
+    found = export(read_tasks(place.site, place.asked), to, out)
+    say(f"{found.path}: {found.images} images, {found.labels} labels, {found.outlines} outlines")
+    say(f"{out} holds images of {place.site.name}: it stays at the site")
+
+
 @app.command("import")
 def import_labels(
     file: Annotated[
-        Path, typer.Argument(metavar="LABELS.csv", help="id,label,reader,time,image_sha256")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Table, COCO or Label Studio JSON, or the folder of an export."
+        ),
     ],
-    run: Run,
     site: SiteName,
+    run: Run = None,
+    reader: Annotated[
+        str, typer.Option(metavar="NAME", help="Who read, where the file does not say.")
+    ] = "",
 ) -> None:
-    """Bring experts' labels to a site of a run; a study that waits for them goes on by itself.
+    """Bring experts' labels and outlines to a site; a study that waits for them goes on by itself.
 
     The whole file is checked first: if any line is wrong, every problem is said and nothing is
-    taken. Equal lines count once. Of several labels of an image the latest counts; all are kept.
+    taken. What is known already is passed over, so a file may be brought twice. How several
+    readers' words count: docs/annotate.md.
     """
-    place = place_in_run(run, site)
-    settings, worklists = place.site, place.worklists
-    known = read_labels(settings.folder)
-    found, unlabelled = read_label_file(file, settings, worklists, place.asked.labels, known)
-    added = add_labels(settings.folder, found)
-    old = len(found) - len(added)
-    say(f"{site}: {len(added)} labels taken{f', {old} known already' if old else ''}"
-        f"{f', {unlabelled} lines without a label passed over' if unlabelled else ''}")  # fmt: skip
-    if is_closed(settings.folder):
+    place = _place(run, site)
+    folder = place.site.folder
+    taken, silent = bring(file, place.site, place.asked, place.worklists, reader)
+    outlines = f" and {len(taken.outlines)} outlines" if taken.outlines else ""
+    say(f"{place.site.name}: {len(taken.labels)} labels{outlines} taken"
+        f"{f', {taken.known} known already' if taken.known else ''}"
+        f"{f', {silent} lines without a label passed over' if silent else ''}")  # fmt: skip
+    if is_closed(folder):
         say(
             "the study has gone on already: labels that come now are kept, but nothing in this run "
             "is trained on them"
         )
-    _say_standing(worklists, counted_labels(settings.folder))
+    _say_standing(place.worklists, counted_labels(folder))
+
+
+def _place(run: Path | None, site: str) -> Place:
+    return place_of_site(Path(site)) if run is None else place_in_run(run, site)
 
 
 def _say_standing(worklists: dict[tuple[str, str], list[Choice]], labels: dict[str, str]) -> None:

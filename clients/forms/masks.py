@@ -103,5 +103,8 @@ def polygon_mask(points: Sequence[tuple[float, float]], height: int, width: int)
         width: Of the image.
     """
     corners = np.array([(y - 0.5, x - 0.5) for x, y in points], dtype=float)
-    inside: Mask = np.asarray(draw.polygon2mask((height, width), corners), np.uint8)
+    inside: Mask = np.asarray(
+        draw.polygon2mask((height, width), corners),  # type: ignore[no-untyped-call]
+        np.uint8,
+    )
     return inside

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from clients.annotations import Label, all_worklists, utc
+from clients.asked import Asked
 from clients.forms.names import wanted_images
-from clients.label_file import read_label_file, write_template
+from clients.forms.said import Checker, believe
+from clients.label_file import read_words, write_template
 from clients.settings import SiteSettings
 from common.errors import InputError
 from tests.clients.chosen import IDS, choose, choose_all, digest_of, site_of
@@ -26,7 +28,10 @@ def site(tmp_path: Path) -> SiteSettings:
 def read(
     path: Path, site: SiteSettings, known: list[Label] | None = None
 ) -> tuple[list[Label], int]:
-    return read_label_file(path, site, all_worklists(site.folder), LABELS, known or [])
+    words, silent = read_words(path)
+    checker = Checker(site, all_worklists(site.folder), LABELS, known or [])
+    asked = Asked(study="chosen", labels=LABELS)
+    return believe(words, checker, asked, known or [], []).labels, silent
 
 
 def write(folder: Path, *lines: str, header: str = HEADER) -> Path:
@@ -131,7 +136,8 @@ def test_what_was_said_before_is_not_unsaid_at_the_same_time(
     digest = digest_of(site, IDS[0])
     before = [Label(IDS[0], "benign", "A", utc("2027-03-01"), digest)]
     same = write(tmp_path, f"i00,benign,A,2027-03-01,{digest}")
-    assert read(same, site, before)[0] == before
+    assert read(same, site, before)[0] == []
+    assert read(same, site)[0] == before
     for line in (f"i00,malignant,A,2027-03-02,{digest}", f"i00,malignant,B,2027-03-01,{digest}"):
         assert len(read(write(tmp_path, line), site, before)[0]) == 1
     changed = write(tmp_path, f"i00,malignant,A,2027-03-01,{digest}")

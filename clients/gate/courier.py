@@ -207,6 +207,7 @@ class Courier:
             run = self._run_of(node_id, run_id)
             missing = [name for name in tree_ids(tree) if name not in exchange.asked]
             self._each(missing, lambda name: self._fetch_object(exchange, node_id, run_id, name))
+            exchange.asked.sync()
             self.gate.upstream.confirm(node_id, run_id, exchange.id)
         except RunOverError as error:
             log.warning("%s: dropped: %s", exchange.id[:12], error)

@@ -166,6 +166,7 @@ class Gate:
         down = asked.handed_down()
         for name, content in down.objects.items():
             exchange.asked.put(name, content)
+        exchange.asked.sync()
         exchange.write("down", _pulled(down))
         root = down.tree.object_id
         log.info("%s: may come in, ledger line %d", _named(asked), line.sequence)
@@ -243,6 +244,7 @@ class Gate:
 
     def complete(self, arrival: Arrival) -> None:
         """A reply is all here: judge it, behind whatever is being read."""
+        arrival.exchange.reply.sync()
         with self.changed:
             if arrival.exchange.standing.step != "open":
                 return
@@ -350,6 +352,7 @@ class Gate:
     def _put_out(self, exchange: Exchange, packed: Packed) -> None:
         for name, content in packed.objects.items():
             exchange.reply.put(name, content)
+        exchange.reply.sync()
         out = PushMessagesRequest(
             messages_list=[message_to_proto(packed.message)],
             message_object_trees=[packed.tree],

@@ -191,6 +191,7 @@ class Arrival:
             held = open_array(tensor, self.exchange.reply)
             name, incoming = self._guess(held, asked) if update else ("?", None)
             facts = read_held(name, held, self.exchange.reply, incoming, self.exchange.asked)
+            self.exchange.reply.sync()
         except (RefusedError, OSError):
             return
         self.read[tensor] = facts

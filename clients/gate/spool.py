@@ -15,7 +15,7 @@ from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest
 from flwr.proto.run_pb2 import Run
 from pydantic import BaseModel, ConfigDict
 
-from clients.gate.disk import Shelf, sync_folder, write_whole
+from clients.gate.disk import Shelf, sync_path, write_whole
 from common.errors import InputError
 
 Step = Literal["fetching", "open", "judging", "leaving"]
@@ -132,7 +132,10 @@ class Spool:
                 # Begun or taken away, and killed at it: nothing was said of it to anybody.
                 shutil.rmtree(folder)
                 continue
-            found.append(Exchange(folder, Standing.model_validate_json(text)))
+            exchange = Exchange(folder, Standing.model_validate_json(text))
+            for shelf in (exchange.asked, exchange.reply):
+                shelf.drop_unsound()
+            found.append(exchange)
         found.sort(key=lambda exchange: exchange.standing.number)
         return {exchange.id: exchange for exchange in found}
 
@@ -144,7 +147,7 @@ class Spool:
         exchange = Exchange(folder, Standing(number=number))
         exchange.write("asked", asked)
         exchange.stand()
-        sync_folder(folder.parent)
+        sync_path(folder.parent)
         self.exchanges[id_] = exchange
         return exchange
 

@@ -71,16 +71,16 @@ def export(
         opened, config, ensemble, out, reference=found, license_file=license_file,
         step=lambda words: say(f"writing {words}"),
     )  # fmt: skip
-    say(f"{out}: {_what(config)} of {config.study}, digest {digest}")
+    say(f"{out}: {_what(config)}, digest {digest}")
     if config.calibration != "none":
         say(f"calibration {config.calibration}: see {out / 'docs/README.md'}")
 
 
 def _what(config: EnsembleConfig) -> str:
     if config.task == "segmentation":
-        return f"{config.arm}, {len(config.members)} members,"
+        return f"{config.arm} of {config.study}, {len(config.members)} members"
     names = ", ".join(member.architecture for member in config.members)
-    return f"{config.arm} at {100 * config.budget:g} %, {names},"
+    return f"{config.arm} of {config.study} at {100 * config.budget:g} %, {names}"
 
 
 def reference_of(run: bundles.Run, ensemble: Network) -> Reference | None:

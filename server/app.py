@@ -25,6 +25,7 @@ from common.wire.records import (
     unpack_weights,
 )
 from server.checkpoint import RunFolder
+from server.code import note_code
 from server.context import ServerContext
 from server.exchange import Question, Refusal, Reply
 from server.receipts import Receipts, take_letter
@@ -202,8 +203,7 @@ def main(grid: Grid, context: Context) -> None:
     tracker = Both(JsonLines(folder / "metrics.jsonl"), TensorBoard(folder / "tensorboard"))
     jobs = int(str(context.run_config.get("jobs", 0))) or study.compute.jobs
     run = RunFolder(folder)
-    if grid.run.fab_hash:  # a simulation sends no code
-        run.write_state("code", {"bundle": grid.run.fab_hash})
+    note_code(run, grid.run.fab_hash)
     with Receipts(folder) as receipts:
         exchange = GridExchange(
             grid, study, jobs, receipts,

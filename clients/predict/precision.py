@@ -6,22 +6,24 @@ activations by their own range, frame by frame), and the decoder bears bfloat16.
 """
 
 import copy
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-from common.bundle.ensemble import Network
+from common.bundle.classifiers import Classifiers
+from common.bundle.ensemble import Ensemble
 from common.bundle.fold import folded
 from common.bundle.member import logits_and_feature
 from common.errors import InputError
 from common.models.transunet import Encoded, TransUNet
 
 Precision = Literal["fp32", "bf16", "int8"]
+SomeNetwork = TypeVar("SomeNetwork", Ensemble, Classifiers)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
-def in_precision(ensemble: Network, precision: Precision, device: str = "cpu") -> Network:
+def in_precision(ensemble: SomeNetwork, precision: Precision, device: str = "cpu") -> SomeNetwork:
     """A copy for inference, BatchNorm and weight standardisation folded.
 
     Args:

@@ -183,6 +183,18 @@ def network_def(bundle: str) -> Network:
     return build(read_config(Path(bundle))).eval()
 
 
+def load_segmentation(bundle: Path) -> Ensemble:
+    """As `load_ensemble`, of a bundle that segments.
+
+    Raises:
+        InputError: If it classifies, too.
+    """
+    network = load_ensemble(bundle)
+    if not isinstance(network, Ensemble):
+        raise InputError(f"{bundle}: classifies; this is for bundles that segment")
+    return network
+
+
 def load_ensemble(bundle: Path) -> Network:
     """The network with its weights, read from safetensors.
 

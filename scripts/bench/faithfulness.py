@@ -21,7 +21,7 @@ from clients.data.readers import read_file, read_mask
 from clients.predict.precision import Precision
 from clients.predict.runtimes import Answer, OnnxRuntime, Runtime, TorchRuntime
 from common.bundle import files
-from common.bundle.ensemble import load_ensemble, read_config
+from common.bundle.ensemble import load_segmentation, read_config
 from common.config.data import DataSpec
 from common.metrics import dice
 
@@ -86,7 +86,7 @@ def measure(bundle: Path, folder: Path, limit: int = 0) -> list[str]:
 
 def _runtimes(bundle: Path) -> dict[str, Runtime]:
     make: dict[str, Callable[[Precision], Runtime]] = {
-        "torch": lambda precision: TorchRuntime(load_ensemble(bundle), precision),
+        "torch": lambda precision: TorchRuntime(load_segmentation(bundle), precision),
         "onnx": lambda precision: OnnxRuntime(bundle, precision, threads=1),
     }
     there = [way for way in WAYS if way[0] == "torch" or (bundle / files.ONNX).exists()]

@@ -22,7 +22,7 @@ from clients.predict.masks import segment
 from clients.predict.precision import Precision
 from clients.predict.runtimes import TorchRuntime
 from clients.predict.sources import Shot
-from common.bundle.ensemble import Ensemble, load_ensemble, read_config
+from common.bundle.ensemble import Ensemble, load_segmentation, read_config
 from common.config.stages import Infusion
 from common.models.transunet import PresetName, TransUNet, TransUNetConfig
 from scripts.bench.measure import Facts, Record, Work, compare, record
@@ -101,7 +101,7 @@ def _input(preset: PresetName, bundle: str, frames: int, seed: int) -> _Input:
     ]
     if bundle:
         folder = Path(bundle)
-        return _Input(load_ensemble(folder), read_config(folder).model.image_size, shots)
+        return _Input(load_segmentation(folder), read_config(folder).model.image_size, shots)
     torch.manual_seed(seed)
     config = TransUNetConfig.preset(preset)
     members = [TransUNet(config).eval() for _ in range(MEMBERS)]

@@ -33,6 +33,7 @@ from server.bundle.members import Chosen, choose
 from server.bundle.metadata import SCHEMA_FILE, federation, inference, metadata
 from server.bundle.onnx import export_onnx
 from server.checkpoint import RunFolder
+from server.code import noted_code
 
 Step = Callable[[str], None]
 
@@ -219,7 +220,7 @@ def _write_configs(
         weights_sha256=weights,
         results=run.results,
         ledgers=ledger_heads(run.folder),
-        bundle=str((RunFolder(run.folder).read_state("code") or {}).get("bundle", "")),
+        code=noted_code(RunFolder(run.folder)),
     )
     files.write_json(part / files.FEDERATION, origin)
 

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,6 @@ SCHEMA_FILE = Path(common.__file__).parent / "bundle" / "metadata.schema.json"
 
 RUN_PACKAGES = ("sonofed", "timm", "pydantic", "safetensors", "pillow", "pytorch-ignite", "fire")
 """What MONAI's runner needs beside MONAI."""
-
-FIRST_PARTY = ("common", "clients", "server")
 
 INTENDED_USE = (
     "Research. Not a medical device: nobody has cleared it for diagnosis or treatment. Check it on "
@@ -92,7 +90,8 @@ def inference(config: EnsembleConfig) -> dict[str, Any]:
     """`configs/inference.json`: masks (or classes) of a folder of pictures with MONAI's own parts.
 
     `python -m monai.bundle run --config_file BUNDLE/configs/inference.json --dataset_dir DIR
-    --output_dir OUT`. It finds its bundle by the search path that MONAI extends before it runs.
+    --output_dir OUT`. It finds its bundle by the search path that MONAI extends before it runs, or
+    by the configuration's own path on the command line, which its other commands leave alone.
     """
     side, threshold = config.model.image_size, config.infusion.threshold
     classifies = config.task == "classification"
@@ -110,8 +109,9 @@ def inference(config: EnsembleConfig) -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "imports": ["$import glob", "$import os", "$import sys", "$import torch"],
-        "bundle_root": "$next((p for p in sys.path[1:] if os.path.isfile(os.path.join(p, "
-                       "'configs', 'ensemble.json'))), '.')",
+        "bundle_root": "$next((p for p in [*sys.path[1:], *(os.path.dirname(os.path.dirname("
+                       "os.path.abspath(a.rpartition('=')[2]))) for a in sys.argv)] if "
+                       "os.path.isfile(os.path.join(p, 'configs', 'ensemble.json'))), '.')",
         "dataset_dir": "$@bundle_root + '/images'",
         "output_dir": f"$@bundle_root + '/{'classes' if classifies else 'masks'}'",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
@@ -150,7 +150,7 @@ def federation(
     weights_sha256: str,
     results: Results | None,
     ledgers: Mapping[str, Any],
-    bundle: str,
+    code: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
     """`configs/federation.json`: where the ensemble comes from. Names of sites, counts, digests.
 
@@ -161,7 +161,7 @@ def federation(
         weights_sha256: Over the network's tensors.
         results: What was found, if it was evaluated.
         ledgers: How far the sites' ledgers had come.
-        bundle: SHA-256 of the code that was sent to the sites; empty where none was (a simulation).
+        code: What ran, oldest first; more than one where the run went on with other code.
     """
     return {
         "version": VERSION,
@@ -173,27 +173,16 @@ def federation(
         "rounds": dict(rounds),
         "digests": {
             "study": study.digest,
-            "code": code_digest(),
             "weights": weights_sha256,
             "results": _results_digest(results),
         }
-        | ({"bundle": bundle} if bundle else {}),
+        | (dict(code[-1]) if code else {}),
+        "code_before": [dict(told) for told in code[:-1]],
         "ledgers": dict(ledgers),
         "sonofed": _version("sonofed"),
         "seed": study.seed,
         "own_parts": list(study.own_parts),
     }
-
-
-def code_digest() -> str:
-    """SHA-256 over the first-party code that hospitals and centre run, file by file."""
-    digest = hashlib.sha256()
-    root = Path(common.__file__).parents[1]
-    for package in FIRST_PARTY:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0")
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def _results_digest(results: Results | None) -> str:

@@ -116,7 +116,7 @@ def answer(message: Message, context: Context, run: Stage) -> Message:
 def _work(request: Request, message: Message, run: Stage) -> Result:
     """Run the stage, or say again what it has given."""
     trains = message.metadata.message_type.startswith("train.")
-    if not (request.site.keep_answers and trains and answers.may_be_kept(request)):
+    if not (request.site.consortium and trains and answers.may_be_kept(request)):
         return run(request)
     result = answers.recall(request)
     if result is None:
@@ -168,6 +168,7 @@ def read(message: Message, site: SiteSettings) -> tuple[Request, Crossing]:
         if category == "train" and site.name not in training.participants:
             raise PayloadError("instruction: this site takes no part in that training")
     weights = unpack_weights(content, found.down, study.wire.dtype)
+    site = site.at_work_on(study.name, study.digest)
     request = Request(site, study, plan, stage, key, instruction.round, weights, instruction.step)
     return request, found
 

@@ -1,7 +1,7 @@
 """What one site knows about itself: its name, its role, its folders."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,10 +37,10 @@ class SiteSettings(BaseModel):
         description="In a simulation: the hospital's own policy file, instead of one that lets "
         "through all that the study says. A real gate has it in its own settings.",
     )
-    keep_answers: bool = Field(
+    consortium: bool = Field(
         default=False,
-        description="Keep each training's last answer here, for a server that asks again; in a "
-        "consortium it is always on.",
+        description="A hospital's own site: each study has a folder of its own here, and each "
+        "training's last answer is kept for a server that asks again.",
     )
     own_parts: tuple[str, ...] = Field(
         default=(),
@@ -52,6 +52,22 @@ class SiteSettings(BaseModel):
         """The folder that holds this site's index.csv."""
         return self.data_root / self.data.folder
 
+    def at_work_on(self, name: str, digest: str) -> Self:
+        """The settings with the folder of one study; a simulation has one study a folder anyway.
+
+        Args:
+            name: The study's.
+            digest: Of the study as it crossed.
+        """
+        if not self.consortium:
+            return self
+        return self.model_copy(update={"folder": self.folder / study_folder(name, digest)})
+
     def __hash__(self) -> int:
         """By content, so that a site's data are opened once in a process."""
         return hash(self.model_dump_json())
+
+
+def study_folder(name: str, digest: str) -> str:
+    """What a study's folder at a site is called."""
+    return f"{name}-{digest[:8]}"

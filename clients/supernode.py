@@ -67,7 +67,7 @@ class SuperNode:
             if self.uid is not None:
                 os.chown(folder, self.uid, self.uid)
         told = self.settings.folder / "site-settings.json"
-        settings = self.settings.model_copy(update={"keep_answers": True})
+        settings = self.settings.model_copy(update={"consortium": True})
         told.write_text(settings.model_dump_json(indent=1), encoding="utf-8")
         ours, theirs = socket.socketpair()
         with ours:

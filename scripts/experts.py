@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clients.annotations import Choice, all_worklists
-from clients.asked import Asked, keep_asked, read_asked
+from clients.asked import ASKED, Asked, keep_asked, read_asked
 from clients.settings import SiteSettings
 from clients.site_file import load_site
 from clients.site_list import read_sites
@@ -46,19 +46,27 @@ def place_in_run(run: Path, name: str) -> Place:
     return place
 
 
-def place_of_site(file: Path) -> Place:
+def place_of_site(file: Path, study: str = "") -> Place:
     """A hospital's own site.
 
     Args:
         file: Its site.toml.
+        study: Name of the study, or of its folder; not needed where only one has selected.
 
     Raises:
-        InputError: If the file is not sound, the site no target, or nothing has been selected.
+        InputError: If the file is not sound, the site no target, nothing has been selected, or
+            several studies have and none is named.
     """
     site = load_site(file).site
     if site.role != "target":
         raise InputError(f"{file}: {site.name} is a {site.role}; only a target's images are read")
-    return _selected(site, read_asked(site.folder))
+    folders = sorted(path.parent.parent for path in site.folder.glob(f"*/selection/{ASKED}"))
+    named = [f for f in folders if study in ("", f.name, f.name.rpartition("-")[0])]
+    if folders and len(named) != 1:
+        names = ", ".join(folder.name for folder in folders)
+        raise InputError(f"{site.name}: name one study with --study; there are {names}")
+    folder = named[0] if named else site.folder
+    return _selected(site.model_copy(update={"folder": folder}), read_asked(folder))
 
 
 def _selected(site: SiteSettings, asked: Asked) -> Place:

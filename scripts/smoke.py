@@ -21,9 +21,9 @@ from common.config.stages import Rounds
 from common.config.study import Phantom, Site, Study
 from common.errors import InputError
 from common.estimate import server_memory, training_memory
+from common.memory import available_memory
 from common.plan import make_plan
 from scripts.dry_run import planned_rows
-from scripts.machine import available_memory
 from scripts.phantom.probes import PROBES
 
 STAGES = (

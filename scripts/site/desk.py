@@ -18,6 +18,9 @@ def desk(
     site: Annotated[
         Path | None, typer.Option(metavar="SITE.toml", help="The hospital's own site file.")
     ] = None,
+    study: Annotated[
+        str, typer.Option(metavar="NAME", help="With --site, where several studies have selected.")
+    ] = "",
     run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Instead: a run on this machine.")
     ] = None,
@@ -49,7 +52,7 @@ def desk(
     `--readers` and `--labels-only` are remembered.
     """
     if site is not None and run is None and site_name is None:
-        place = place_of_site(site)
+        place = place_of_site(site, study)
     elif site is None and run is not None and site_name is not None:
         place = place_in_run(run, site_name)
     else:

@@ -1,12 +1,14 @@
 """A repeated request is answered from what the site has kept; anything else is worked on anew."""
 
 import errno
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clients import answers
-from clients.settings import SiteSettings
+from clients.settings import SiteSettings, study_folder
 from tests.clients.world import Answer, World, equal, world_of
 
 
@@ -14,11 +16,20 @@ class Keeping(World):
     """Sites that keep their answers."""
 
     def site(self, name: str) -> SiteSettings:
-        return super().site(name).model_copy(update={"keep_answers": True})
+        return super().site(name).model_copy(update={"consortium": True})
 
     def worked(self, site: str) -> int:
         """Epochs that the site has trained so far."""
         return len(self.epochs(site))
+
+    def epochs(self, site: str) -> list[dict[str, Any]]:
+        lines = (self.own(site) / "epochs.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def own(self, site: str) -> Path:
+        """The study's folder at the site."""
+        study = self.study.for_sites()
+        return self.site(site).folder / study_folder(study.name, study.digest)
 
 
 @pytest.fixture
@@ -66,7 +77,7 @@ def test_changed_data_are_worked_on_anew(keeping: Keeping) -> None:
 def test_half_an_answer_is_none(keeping: Keeping) -> None:
     first = keeping.train("bo", "mim/mim")
     worked = keeping.worked("bo")
-    (kept,) = (keeping.site("bo").folder / answers.FOLDER).iterdir()
+    (kept,) = (keeping.own("bo") / answers.FOLDER).iterdir()
     kept.write_bytes(kept.read_bytes()[:-100])
     assert same(keeping.train("bo", "mim/mim"), first)
     assert keeping.worked("bo") == 2 * worked
@@ -80,7 +91,16 @@ def test_a_full_disk_does_not_keep_the_answer_from_leaving(
 
     monkeypatch.setattr(answers, "save_file", full)
     keeping.train("bo", "mim/mim")
-    assert not list((keeping.site("bo").folder / answers.FOLDER).iterdir())
+    assert not list((keeping.own("bo") / answers.FOLDER).iterdir())
+
+
+def test_two_studies_do_not_share_a_folder(keeping: Keeping, tmp_path: Path) -> None:
+    keeping.train("bo", "mim/mim")
+    other = world_of(tmp_path, keeping.phantom, mim={"rounds": 3})
+    another = Keeping(other.root, other.phantom, other.study)
+    another.train("bo", "mim/mim")
+    assert keeping.own("bo") != another.own("bo")
+    assert len(another.epochs("bo")) == len(keeping.epochs("bo"))
 
 
 def test_a_simulation_keeps_none(world: World) -> None:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from common import memory
 from common.config.load import load_study
 from common.estimate import evaluation_traffic, training_traffic
+from common.memory import available_memory
 from common.plan import make_plan
-from scripts import machine
 from scripts.dry_run import moved, site_counts
-from scripts.machine import available_memory, memory_for
+from scripts.machine import memory_for
 from tests.scripts.conftest import Command, Finished, write_study
 
 
@@ -68,7 +69,7 @@ def test_memory_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit, usage = tmp_path / "max", tmp_path / "current"
     limit.write_text("300000000\n")
     usage.write_text("100000000\n")
-    monkeypatch.setattr(machine, "CGROUPS", ((str(limit), str(usage)),))
+    monkeypatch.setattr(memory, "CGROUPS", ((str(limit), str(usage)),))
     assert available_memory() == 200_000_000
     limit.write_text("max\n")
     assert available_memory() > 200_000_000

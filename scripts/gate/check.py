@@ -139,12 +139,12 @@ def _judged(
         for words in coming.why:
             yield words if words.startswith("study, ") else f"{name}: {words}"
         return
-    reply = ReplyFacts(_facts(exchange.up, policy), _metrics(exchange, policy, asked.stage))
+    reply = ReplyFacts(_facts(exchange.up, policy), honest_metrics(exchange, policy, asked.stage))
     for words in judge(beforehand, asked, reply).why:
         yield f"{name}: {words}"
 
 
-def _metrics(exchange: Exchange, policy: Policy, stage: str) -> dict[str, float | int]:
+def honest_metrics(exchange: Exchange, policy: Policy, stage: str) -> dict[str, float | int]:
     """Scalars as an honest site could send them: within all ranges, where those meet at all.
 
     Whether the site's own numbers will lie there is not the study's to promise.
@@ -155,12 +155,13 @@ def _metrics(exchange: Exchange, policy: Policy, stage: str) -> dict[str, float 
     for name, metric in exchange.metrics.items():
         people = any(fnmatchcase(name, pattern) for pattern in file.cohort.counts)
         least = max(metric.low, file.cohort.minimum if people else metric.low)
-        value = 0.0 if name in file.release.metrics else _within(name, rules, least)
+        value = 0.0 if name in file.release.metrics else least_allowed(name, rules, least)
         found[name] = int(value) if metric.kind == "count" else value
     return found
 
 
-def _within(name: str, rules: Iterable[tuple[str, Rule]], least: float) -> float:
+def least_allowed(name: str, rules: Iterable[tuple[str, Rule]], least: float) -> float:
+    """The smallest value of a scalar that all rules allow, from `least` on."""
     matching = [rule for pattern, rule in rules if fnmatchcase(name, pattern)]
     lows = [rule.low for rule in matching if rule.low is not None]
     return float(max([least, *lows]))
@@ -170,7 +171,7 @@ def _facts(tensors: tuple[Tensor, ...], policy: Policy) -> tuple[TensorFacts, ..
     rules = list(policy.file.integers.items())
     found = []
     for tensor in tensors:
-        value = int(_within(tensor.name, rules, 0.0))
+        value = int(least_allowed(tensor.name, rules, 0.0))
         found.append(
             TensorFacts(
                 tensor.name, tensor.dtype, tensor.shape, _bytes(tensor), "0" * 64,

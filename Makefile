@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread an operation: two under load burn three times the CPU.
 export OMP_NUM_THREADS := 1
 
-.PHONY: install demo demo-al test test-slow clean
+.PHONY: install demo demo-al poc test test-slow clean
 
 install: .venv/installed
 
@@ -19,6 +19,10 @@ demo: install
 
 demo-al: install
 	$(BIN)/sonofed simulate configs/demo_al.toml --resume
+
+# The demo on a consortium of real processes: nginx, SuperLink, three gates, three SuperNodes.
+poc: install
+	$(BIN)/sonofed poc run configs/demo.toml
 
 test: install
 	$(BIN)/ruff check .

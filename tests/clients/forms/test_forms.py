@@ -50,7 +50,7 @@ def site(tmp_path: Path) -> SiteSettings:
     return found
 
 
-def mask_of(seed: int, classes: int) -> np.ndarray:
+def mask_of(seed: int, classes: int) -> Any:
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     plane = ((rows - 14) ** 2 + (columns - 10 - seed) ** 2 < 50).astype(np.uint8)
     if classes:
@@ -230,7 +230,7 @@ def test_label_studio_as_it_exports(site: SiteSettings, tmp_path: Path) -> None:
         name = task["data"]["image"].rpartition("/")[2]
         task["data"]["image"] = f"/data/upload/3/{number:08x}-{name}"
     points = [[25, 50], [75, 50], [75, 75], [25, 75]]
-    result = [
+    result: list[dict[str, Any]] = [
         {"type": "choices", "from_name": "label", "value": {"choices": ["benign"]}},
         {"type": "polygonlabels", "original_width": 32, "original_height": 32,
          "value": {"points": points, "polygonlabels": ["shadow"]}},

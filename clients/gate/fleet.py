@@ -133,7 +133,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         self.wfile.flush()
         if status != 200:
-            log.warning("%s: %d %s", self.path[:100], status, reason)
+            log.warning("%s: %d %s", getattr(self, "path", "")[:100], status, reason)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What is no POST, or no HTTP."""
+        self.close_connection = True
+        self._reply(code, b"", message or "refused")
 
     def log_message(self, format: str, *args: object) -> None:
         """Requests are many, and say nothing that the ledger does not."""

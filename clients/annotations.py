@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.asked import ASKED, read_asked
 from clients.consensus import read_rules, settled_labels, settled_outlines
 from clients.tables import one_writer, read_table, write_table
 from clients.words import (
@@ -159,10 +158,8 @@ def counted_outlines(site_folder: Path) -> dict[str, str]:
     outlines = read_outlines(site_folder)
     if not outlines:
         return {}
-    known = (site_folder / "selection" / ASKED).exists()
-    classes = len(read_asked(site_folder).classes) if known else 0
     settled = settled_outlines(
-        site_folder, outlines, read_decisions(site_folder), read_rules(site_folder), classes
+        site_folder, outlines, read_decisions(site_folder), read_rules(site_folder)
     )
     return {id_: image.word for id_, image in settled.items() if image.word}
 

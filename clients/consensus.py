@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clients.tables import write_bytes
-from clients.words import PLAYED, Decision, Label, Outline, moment, read_mask_of
+from clients.words import PLAYED, Decision, Label, Outline, moment, read_outline_file
 from common.errors import InputError
 
 RULES = "reading.json"
@@ -133,7 +133,7 @@ def settle_label(words: Mapping[str, Label], decision: str, rules: Rules) -> Set
 
 
 def settle_outline(
-    words: Mapping[str, Outline], decision: str, rules: Rules, site_folder: Path, classes: int
+    words: Mapping[str, Outline], decision: str, rules: Rules, site_folder: Path
 ) -> Settled:
     """How the readers stand on an image's outline; masks are opened only where several drew.
 
@@ -142,7 +142,6 @@ def settle_outline(
         decision: The outline that was decided; empty for none.
         rules: Of the site.
         site_folder: Where the masks lie.
-        classes: Of the study; 0 for binary masks.
     """
     said = {reader: line.outline for reader, line in words.items()}
     if decision:
@@ -154,8 +153,7 @@ def settle_outline(
     best, support = "", (0.0, 0.0)
     for line in words.values():
         alike = sum(
-            outline_dice(site_folder, line.outline, other, classes) >= AGREE_DICE
-            for other in said.values()
+            outline_dice(site_folder, line.outline, other) >= AGREE_DICE for other in said.values()
         )
         if (alike, moment(line).timestamp()) > support:
             best, support = line.outline, (alike, moment(line).timestamp())
@@ -164,29 +162,27 @@ def settle_outline(
     return Settled("disputed", "", said)
 
 
-def outline_dice(site_folder: Path, one: str, other: str, classes: int) -> float:
+def outline_dice(site_folder: Path, one: str, other: str) -> float:
     """Dice of two kept masks, of the class that agrees least; 1 where both are empty."""
     if one == other:
         return 1.0
-    return _dice(site_folder, *sorted((one, other)), classes)
+    return _dice(site_folder, *sorted((one, other)))
 
 
 @lru_cache(maxsize=4096)  # the masks' names are their content
-def _dice(site_folder: Path, one: str, other: str, classes: int) -> float:
-    a_HW = read_mask_of(site_folder, one, classes)
-    b_HW = read_mask_of(site_folder, other, classes)
-    return dice_of(a_HW, b_HW, classes)
+def _dice(site_folder: Path, one: str, other: str) -> float:
+    return dice_of(read_outline_file(site_folder, one), read_outline_file(site_folder, other))
 
 
-def dice_of(a_HW: NDArray[np.uint8], b_HW: NDArray[np.uint8], classes: int) -> float:
+def dice_of(a_HW: NDArray[np.uint8], b_HW: NDArray[np.uint8]) -> float:
     """Dice of two planes of class numbers, of the class that agrees least."""
     if a_HW.shape != b_HW.shape:
         return 0.0
-    found: list[float] = []
-    for number in range(1, max(classes, 1) + 1):
-        a, b = a_HW == number, b_HW == number
-        total = int(a.sum()) + int(b.sum())
-        found.append(2 * int((a & b).sum()) / total if total else 1.0)
+    found = [1.0]
+    for number in np.union1d(a_HW, b_HW):
+        if number:
+            a, b = a_HW == number, b_HW == number
+            found.append(2 * int((a & b).sum()) / (int(a.sum()) + int(b.sum())))
     return min(found)
 
 
@@ -210,11 +206,10 @@ def settled_outlines(
     outlines: Sequence[Outline],
     decisions: Sequence[Decision],
     rules: Rules,
-    classes: int,
 ) -> dict[str, Settled]:
     """How the readers stand on the outline of each image that anybody outlined."""
     words, decision = words_of(outlines), decided(decisions, "outline")
     return {
-        id_: settle_outline(words.get(id_, {}), decision.get(id_, ""), rules, site_folder, classes)
+        id_: settle_outline(words.get(id_, {}), decision.get(id_, ""), rules, site_folder)
         for id_ in dict.fromkeys((*words, *decision))
     }

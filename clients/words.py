@@ -226,7 +226,13 @@ def mask_file(labels_HW: NDArray[np.uint8], classes: int) -> tuple[str, bytes]:
 
 
 def read_mask_of(site_folder: Path, outline: str, classes: int) -> NDArray[np.uint8]:
-    """A kept mask: (H, W), 0 background, k class k.
+    """A kept mask: (H, W), 0 background, k class k; raises as `read_outline_file`."""
+    values = read_outline_file(site_folder, outline)
+    return (values if classes else values > 127).astype(np.uint8)
+
+
+def read_outline_file(site_folder: Path, outline: str) -> NDArray[np.uint8]:
+    """A kept mask's values as its file has them.
 
     Raises:
         InputError: If it is not there, or another than was kept.
@@ -238,5 +244,4 @@ def read_mask_of(site_folder: Path, outline: str, classes: int) -> NDArray[np.ui
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if hashlib.sha256(content).hexdigest() != outline:
         raise InputError(f"{path}: is not the mask that was drawn; its SHA-256 is another")
-    values = np.asarray(Image.open(io.BytesIO(content), formats=("PNG",)))
-    return (values if classes else values > 127).astype(np.uint8)
+    return np.asarray(Image.open(io.BytesIO(content), formats=("PNG",)), np.uint8)

@@ -249,7 +249,6 @@ class Desk:
         outlines = now.outlines.get(wanted.id, {})
         chosen = now.outline_states.get(wanted.id, Settled("open")).word
         readers = list(outlines)
-        classes = len(self.asked.classes)
         return {
             "labels": [
                 {"reader": reader, "label": line.label, "time": line.time}
@@ -265,9 +264,7 @@ class Desk:
                 {
                     "readers": [a, b],
                     "dice": round(
-                        outline_dice(
-                            self.site.folder, outlines[a].outline, outlines[b].outline, classes
-                        ), 3,
+                        outline_dice(self.site.folder, outlines[a].outline, outlines[b].outline), 3,
                     ),
                 }
                 for place, a in enumerate(readers)
@@ -377,7 +374,7 @@ class Desk:
             words_of(labels),
             words_of(outlines),
             settled_labels(labels, decisions, rules),
-            settled_outlines(folder, outlines, decisions, rules, len(self.asked.classes)),
+            settled_outlines(folder, outlines, decisions, rules),
         )
 
     def _open(self, id_: str, now: Now) -> bool:

@@ -143,20 +143,20 @@ def draw(folder: Path, reader: str, mask: np.ndarray | None, time: str = "2027-0
 
 def test_dice_is_that_of_the_class_that_agrees_least() -> None:
     one = disc(20) + disc(45, 5, 2)
-    assert dice_of(one, one, 2) == 1
-    assert dice_of(one, disc(20), 2) == 0
-    assert dice_of(disc(20), disc(20)[:, :50], 0) == 0
+    assert dice_of(one, one) == 1
+    assert dice_of(one, disc(20)) == 0
+    assert dice_of(disc(20), disc(20)[:, :50]) == 0
     half = np.zeros((2, 4), np.uint8), np.ones((2, 4), np.uint8)
     half[0][:, :2] = 1
-    assert dice_of(half[0], half[1], 0) == pytest.approx(2 * 4 / 12)
+    assert dice_of(half[0], half[1]) == pytest.approx(2 * 4 / 12)
     empty = np.zeros((2, 2), np.uint8)
-    assert dice_of(empty, empty, 0) == 1
+    assert dice_of(empty, empty) == 1
 
 
 def test_outlines_that_overlap_agree_and_the_latest_counts(tmp_path: Path) -> None:
     first = draw(tmp_path, "Dr A", disc(20))
     second = draw(tmp_path, "Dr B", disc(21), "2027-03-02")
-    assert dice_of(disc(20), disc(21), 0) >= AGREE_DICE
+    assert dice_of(disc(20), disc(21)) >= AGREE_DICE
     assert counted_outlines(tmp_path) == {"a": second}
     draw(tmp_path, "Dr B", disc(40), "2027-03-03")
     assert counted_outlines(tmp_path) == {}
@@ -165,7 +165,7 @@ def test_outlines_that_overlap_agree_and_the_latest_counts(tmp_path: Path) -> No
     add_decision(tmp_path, Decision("a", "outline", first, "Dr C", utc("2027-03-05"), "0" * 64))
     assert counted_outlines(tmp_path) == {"a": first}
     lines = read_outlines(tmp_path)
-    found = settled_outlines(tmp_path, lines, [], Rules(readers=4), 0)["a"]
+    found = settled_outlines(tmp_path, lines, [], Rules(readers=4))["a"]
     assert (found.state, len(found.readers)) == ("waiting", 3)
 
 

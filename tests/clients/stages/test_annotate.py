@@ -3,17 +3,22 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clients.annotations import Label, add_labels, annotated, read_labels, utc
+from clients.asked import read_asked
 from clients.request import Request
 from clients.settings import SiteSettings
 from clients.stages.annotate import READER, run
+from clients.words import Decision, Outline, add_decision, add_outlines, mask_file
+from common.config.load import parse_study
 from common.errors import InputError
 from common.plan import make_plan
 from common.wire.crossing import crossing
 from common.wire.payload import check_metrics
-from tests.clients.chosen import IDS, choose_all, digest_of, site_of, study_of
+from tests.clients.chosen import IDS, TABLES, choose_all, digest_of, site_of, study_of
+from tests.clients.world import merged
 
 
 def request_of(site: SiteSettings, labels: str = "hidden", step: str = "") -> Request:
@@ -100,6 +105,49 @@ def test_an_image_changed_after_it_was_annotated(site: SiteSettings) -> None:
     add_labels(site.folder, [Label("i04", "benign", "Dr A", utc("2027-03-01"), "0" * 64)])
     with pytest.raises(InputError, match="1 images are no longer those that were annotated: 'i04'"):
         run(request_of(site, "file"))
+
+
+def test_an_outline_of_an_image_that_changed(site: SiteSettings) -> None:
+    name, content = mask_file(np.ones((32, 32), np.uint8), 0)
+    line = Outline("i04", name, "Dr A", utc("2027-03-01"), "0" * 64)
+    add_outlines(site.folder, [line], {name: content})
+    with pytest.raises(InputError, match="1 images are no longer those that were annotated: 'i04'"):
+        run(request_of(site, "file"))
+
+
+def test_two_who_disagree_are_not_counted(site: SiteSettings) -> None:
+    digest = digest_of(site, "i04")
+    for reader, said in (("Dr A", "benign"), ("Dr B", "malignant")):
+        add_labels(site.folder, [Label("i04", said, reader, utc("2027-03-01"), digest)])
+    assert counts_of(request_of(site, "file"))["entropy.50.annotated"] == 0
+    decision = Decision("i04", "label", "benign", "Dr C", utc("2027-03-02"), digest)
+    add_decision(site.folder, decision)
+    assert counts_of(request_of(site, "file"))["entropy.50.annotated"] == 1
+
+
+def test_outlines_are_counted_where_they_are_trained_on(tmp_path: Path) -> None:
+    site = site_of(tmp_path)
+    choose_all(site)
+    study = parse_study(
+        merged(TABLES, {"arms": ["ensemble", "ensemble_selected", "entropy", "random"],
+                        "annotate": {"labels": "file"}}), "chosen"
+    )  # fmt: skip
+    request = Request(site, study, make_plan(study), "annotate")
+    digest = digest_of(site, "i02")
+    add_labels(site.folder, [
+        Label(id_, "benign", "Dr A", utc("2027-03-01"), digest_of(site, id_))
+        for id_ in ("i02", "i03")
+    ])  # fmt: skip
+    assert counts_of(request)["entropy.50.outlined"] == 0
+    name, content = mask_file(np.ones((32, 32), np.uint8), 0)
+    line = Outline("i02", name, "Dr A", utc("2027-03-01"), digest)
+    add_outlines(site.folder, [line], {name: content})
+    counts = counts_of(request)
+    assert {k: v for k, v in counts.items() if "outlined" in k} == {
+        "entropy.20.outlined": 1, "entropy.50.outlined": 1,
+    }  # fmt: skip
+    asked = read_asked(site.folder)
+    assert (asked.outlines, asked.labels, asked.study) == (True, study.labels, "chosen")
 
 
 def test_before_the_selection(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """`sonofed site desk`: a page on the hospital's own machine where experts read images."""
 
+import getpass
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +60,11 @@ def desk(
     else:
         raise InputError("name the site: --site SITE.toml, or --run RUN with --site-name SITE")
     folder = place.site.folder
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{folder}: this user ({getpass.getuser()}) cannot write there; run the desk as the "
+            f"user whom it belongs to ({folder.owner()})"
+        )
     known = read_rules(folder) if (folder / RULES).exists() else None
     rules = _rules(known, readers, labels_only, place.asked.outlines)
     if rules != known:

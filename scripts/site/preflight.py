@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from clients.preflight import Finding, preflight, reach
@@ -31,7 +32,8 @@ def firewall(site: SiteFile) -> None:
 def _shown(name: str, findings: Iterator[Finding]) -> Iterator[Finding]:
     table = Table("", name, "found", "what to do", show_edge=False, pad_edge=False)
     for finding in findings:
-        table.add_row(MARKS[finding.standing], finding.what, finding.words, finding.remedy)
+        told = [escape(text) for text in (finding.what, finding.words, finding.remedy)]
+        table.add_row(MARKS[finding.standing], *told)
         yield finding
     show(table)
 

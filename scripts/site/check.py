@@ -1,0 +1,31 @@
+"""`sonofed site check`: whether this site can take part, and whether its gate holds."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clients.site_file import load_site
+from scripts.site.preflight import firewall as show_firewall
+from scripts.site.preflight import look
+
+
+def check(
+    site: Annotated[
+        Path, typer.Option("--site", metavar="SITE.toml", help="The site's own file.")
+    ] = Path("site/site.toml"),
+    firewall: Annotated[
+        bool, typer.Option("--firewall", help="Only what to ask the network's keepers for.")
+    ] = False,
+) -> None:
+    """Look at everything that taking part needs, and say what to do where something is missing.
+
+    Data, policy, keys, certificates, disk, memory, GPU, the empty network, the way to the server
+    and the clock. One request without a body goes to the consortium's address; nothing else leaves.
+    Exit code 1 where the site could not take part.
+    """
+    found = load_site(site)
+    if firewall:
+        show_firewall(found)
+    else:
+        look(found)

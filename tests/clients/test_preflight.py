@@ -40,7 +40,9 @@ def test_a_sound_site(tmp_path: Path, keys: Keys) -> None:
 Spoil = Callable[[Hospital], object]
 SPOILT: dict[str, tuple[str, Spoil, str]] = {
     "no manifest": ("data", lambda p: (p.folder / "data/us/index.csv").unlink(), "no index.csv"),
-    "broken manifest": ("data", lambda p: p.put("data/us/index.csv", "id,image\na,b\n"), "is not there"),
+    "broken manifest": (
+        "data", lambda p: p.put("data/us/index.csv", "id,image\na,b\n"), "is not there"
+    ),
     "no policy": ("policy", lambda p: (p.folder / "policy.toml").unlink(), "no such policy"),
     "another's policy": (
         "policy",
@@ -95,7 +97,7 @@ def test_clocks(ahead: float, standing: str) -> None:
 
 def test_a_full_disk(tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     place = hospital(tmp_path / "west", keys)
-    usage = shutil._ntuple_diskusage(10**9, 10**9, 0)  # type: ignore[attr-defined]
+    usage = shutil._ntuple_diskusage(10**9, 10**9, 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     findings = found(place)
     assert {n for n, f in findings.items() if n.startswith("disk") and f.standing == "fail"} == {

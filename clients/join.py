@@ -29,7 +29,7 @@ TEMPLATE = """\
 [site]
 name = {name}
 role = {role}              # "source": its masks teach; "target": its masks only judge
-data = {{ folder = {folder} }}
+data = {data}
 data_root = {root}
 folder = "work"            # what training writes
 cache = "cache"            # decoded images
@@ -49,6 +49,7 @@ proxy = ""                 # an http proxy that allows CONNECT, "host:port"
 
 [network]
 allow_open_network = {open}  # true: training runs without an empty network; said everywhere
+user = {user}                  # where root starts it: the system user that training runs as
 """
 
 
@@ -58,9 +59,6 @@ def ask(
     *,
     data: Path,
     role: str,
-    listen: str = "127.0.0.1:9701",
-    open_network: bool = False,
-    further: Mapping[str, str] | None = None,
 ) -> Path:
     """Make the site's keys and its request. Asked again, the same keys serve.
 
@@ -69,9 +67,6 @@ def ask(
         folder: The site's.
         data: Folder with the site's `index.csv`.
         role: "source" or "target".
-        listen: Where the gate listens for the SuperNode.
-        open_network: Let training run without an empty network.
-        further: Lines for [site] in `site.toml`, as TOML.
 
     Returns:
         The request's file, `SITE.request`: it goes to the coordinator.
@@ -100,23 +95,55 @@ def ask(
         node_key=_public(node),
         ledger_key=read_public_key(public_path(folder / LEDGER_KEY)).hex(),
     ).sealed(invitation.token)
-    site_file = folder / SITE_FILE
-    if not site_file.exists():
-        text = TEMPLATE.format(
-            name=json.dumps(invitation.site),
-            role=json.dumps(role),
-            folder=json.dumps(data.absolute().name),
-            root=json.dumps(str(data.absolute().parent)),
-            listen=json.dumps(listen),
-            address=json.dumps(invitation.address),
-            open=json.dumps(open_network),
+    if not (folder / SITE_FILE).exists():
+        write_site_file(
+            folder, name=invitation.site, role=role, data=data, address=invitation.address
         )
-        lines = "".join(f"{name} = {value}\n" for name, value in (further or {}).items())
-        _write(site_file, text.replace("\n[gate]", f"{lines}\n[gate]", 1).encode())
     _write(folder / CA, invitation.ca.encode("ascii"))
     path = folder / f"{invitation.site}.request"
     _write(path, request.model_dump_json(indent=1).encode() + b"\n")
     return path
+
+
+def write_site_file(
+    folder: Path,
+    *,
+    name: str,
+    role: str,
+    data: Path,
+    address: str,
+    listen: str = "127.0.0.1:9701",
+    open_network: bool = False,
+    user: str = "",
+    further: Mapping[str, str] | None = None,
+) -> None:
+    """Write `site.toml`.
+
+    Args:
+        folder: The site's.
+        name: Its name.
+        role: "source" or "target".
+        data: Folder with the site's `index.csv`.
+        address: Host and port of the consortium's front.
+        listen: Where the gate listens for the SuperNode.
+        open_network: Let training run without an empty network.
+        user: The system user that training runs as, where root starts it.
+        further: Keys of [site], as TOML; `data` in place of the folder alone.
+    """
+    place = data.absolute()
+    told = {"data": f"{{ folder = {json.dumps(place.name)} }}", **(further or {})}
+    text = TEMPLATE.format(
+        name=json.dumps(name),
+        role=json.dumps(role),
+        data=told.pop("data"),
+        root=json.dumps(str(place.parent)),
+        listen=json.dumps(listen),
+        address=json.dumps(address),
+        open=json.dumps(open_network),
+        user=json.dumps(user),
+    )
+    lines = "".join(f"{key} = {value}\n" for key, value in told.items())
+    _write(folder / SITE_FILE, text.replace("\n[gate]", f"{lines}\n[gate]", 1).encode())
 
 
 def take(admission_file: Path, folder: Path) -> Admission:

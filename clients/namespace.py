@@ -2,9 +2,9 @@
 
 Run as a script, with nothing but the standard library. It leaves the machine's network for an
 empty one, opens there the one address that the SuperNode may speak to, hands that LISTENING socket
-out to the gate's side, hides the site's keys and the gate's folder, makes the data read-only, gives
-up every privilege, and keeps SuperNode and executor at work as the first process of a process
-namespace: when it ends, everything in there ends.
+out to the gate's side, makes the whole machine's files read-only but for the folders that training
+works in, hides the keys and the gate's folder, gives up every privilege, and keeps SuperNode and
+executor at work as the first process of a process namespace: when it ends, all in there ends.
 """
 
 import array
@@ -21,10 +21,11 @@ import time
 from typing import Any
 
 NEW_NS, NEW_IPC, NEW_USER, NEW_PID, NEW_NET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, ATTR_RDONLY = 442, -100, 0x8000, 1
 INSIDE = 1000
 """User and group number that the owner has inside: not 0, so that `exec` gives no privilege."""
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
@@ -40,10 +41,10 @@ def main() -> None:
     if settings["open_network"]:
         listener = listen(settings["host"], settings["port"])
         hand_out(out, listener)
-        become(settings["uid"])
+        become(settings["owner"])
         keep(settings)
         return
-    leave(settings["uid"])
+    leave(rooted=settings["owner"] is not None)
     child = os.fork()
     if child:
         # The namespace's first process is our child; we only wait for it.
@@ -52,17 +53,17 @@ def main() -> None:
         _, status = os.waitpid(child, 0)
         os._exit(os.waitstatus_to_exitcode(status) % 256)
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    hide(settings["hidden"], settings["read_only"])
+    shut(settings["writable"], settings["hidden"], settings["emptied"])
     loopback_up()
     hand_out(out, listen(settings["host"], settings["port"]))
-    become(settings["uid"])
+    become(settings["owner"])
     keep(settings)
 
 
-def leave(uid: int | None) -> None:
-    """Enter namespaces of our own; without root, by way of a user namespace."""
+def leave(*, rooted: bool) -> None:
+    """Enter namespaces of our own; without root's power, by way of a user namespace."""
     parts = NEW_NET | NEW_NS | NEW_PID | NEW_IPC
-    if uid is not None:
+    if rooted:
         check(_libc.unshare(parts), "unshare")
         return
     user, group = os.getuid(), os.getgid()
@@ -72,15 +73,33 @@ def leave(uid: int | None) -> None:
     write("/proc/self/gid_map", f"{INSIDE} {group} 1")
 
 
-def hide(hidden: list[str], read_only: list[str]) -> None:
-    """Nothing to be seen where the keys lie; nothing to be changed where the data lie."""
+def shut(writable: list[str], hidden: list[str], emptied: list[str]) -> None:
+    """Have files to be read and none to be changed, but where training works.
+
+    Args:
+        writable: Folders that training works in.
+        hidden: Folders that are there and empty: keys, the gate's.
+        emptied: Folders that are empty too and its own to write in: /tmp, other programs' sockets.
+    """
     mount(None, "/", None, MS_REC | MS_PRIVATE)
-    for path in read_only:
-        mount(path, path, None, MS_BIND | MS_REC)
-        mount(None, path, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
+    for path in writable:
+        mount(path, path, None, MS_BIND)
+    read_only("/", recursive=True)
+    for path in writable:
+        read_only(path, recursive=False, undo=True)
+    for path in emptied:
+        mount("none", path, "tmpfs", MS_NOSUID | MS_NODEV)
     for path in hidden:
         mount("none", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+
+def read_only(path: str, *, recursive: bool, undo: bool = False) -> None:
+    """Make what is mounted at a path read-only, or writable again (Linux 5.12)."""
+    attributes = struct.pack("QQQQ", *((0, ATTR_RDONLY) if undo else (ATTR_RDONLY, 0)), 0, 0)
+    flags = AT_RECURSIVE if recursive else 0
+    arguments = (AT_FDCWD, path.encode(), flags, attributes, len(attributes))
+    check(_libc.syscall(SYS_MOUNT_SETATTR, *arguments), f"read-only {path}")
 
 
 def loopback_up() -> None:
@@ -112,12 +131,17 @@ def listener_of_parent(out: socket.socket) -> None:
     out.close()
 
 
-def become(uid: int | None) -> None:
-    """Give up every privilege, and the way back to any."""
-    if uid is not None:
+def become(owner: list[int] | None) -> None:
+    """Give up every privilege, and the way back to any.
+
+    Args:
+        owner: User and group to be from here on; None: who we are.
+    """
+    if owner is not None:
+        user, group = owner
         os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
+        os.setresgid(group, group, group)
+        os.setresuid(user, user, user)
     check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
 
 

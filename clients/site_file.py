@@ -92,6 +92,10 @@ class NetworkTable(_Table):
         description="True: the SuperNode runs without an empty network namespace, so the gate is "
         "no longer its only door.",
     )
+    user: str = Field(
+        default="",
+        description="Where root starts the site: the system user that training runs as.",
+    )
 
 
 class SiteFile(_Table):

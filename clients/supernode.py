@@ -6,6 +6,7 @@ hears the SuperNode inside while it speaks to the consortium outside. See client
 
 import json
 import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -23,7 +24,9 @@ from common.keeper import spawn
 INSIDE_PORT = 9094
 """Of the SuperNode's Runtime API, on the empty network's own loopback."""
 START_S = 30.0
-PROBE = "import sys; sys.path[0:0] = [sys.argv[1]]; import namespace; namespace.leave(None)"
+EXECUTOR = Path(namespace.__file__).with_name("executor.py")
+EMPTIED = ("/tmp", "/var/tmp", "/run", "/dev/shm")
+PROBE = "import sys; sys.path[0:0] = [sys.argv[1]]; import namespace; namespace.leave(rooted=False)"
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class SuperNode:
         hidden: Folders that the training code must not see: keys, the gate's.
         log: Where its words go.
         open_network: Run without an empty network; it must be said in the site's file.
-        uid: A user of its own, where we are root.
+        owner: User and group of its own, where we are root.
         environment: Over the environment; for rehearsals.
     """
 
@@ -45,7 +48,7 @@ class SuperNode:
     hidden: tuple[Path, ...]
     log: Path
     open_network: bool = False
-    uid: int | None = None
+    owner: tuple[int, int] | None = None
     environment: Mapping[str, str] | None = None
 
     @property
@@ -64,8 +67,8 @@ class SuperNode:
         """
         for folder in (self.settings.folder, self.settings.cache, self.home, self.temporary):
             folder.mkdir(parents=True, exist_ok=True)
-            if self.uid is not None:
-                os.chown(folder, self.uid, self.uid)
+            if self.owner is not None:
+                give(folder, self.owner)
         told = self.settings.folder / "site-settings.json"
         settings = self.settings.model_copy(update={"consortium": True})
         told.write_text(settings.model_dump_json(indent=1), encoding="utf-8")
@@ -101,8 +104,12 @@ class SuperNode:
         """Its own temporary folder."""
         return self.settings.folder / "tmp"
 
-    def _settings(self, told: Path) -> dict[str, object]:
-        host, _, port = self.listen.rpartition(":")
+    def commands(self, told: Path) -> list[list[str]]:
+        """SuperNode, and the executor that starts its ClientApps.
+
+        Args:
+            told: The file with the site's settings.
+        """
         runtime = f"127.0.0.1:{free_port() if self.open_network else INSIDE_PORT}"
         binaries = Path(sys.executable).parent
         node = [
@@ -110,21 +117,34 @@ class SuperNode:
             "--host", "127.0.0.1", "--port", runtime.rpartition(":")[2],
             "--isolation", "process", "--node-config", f"settings={json.dumps(str(told))}",
         ]  # fmt: skip
-        executor = Path(namespace.__file__).with_name("executor.py")
-        work = [sys.executable, "-P", str(executor), "--runtime-api-address", runtime]
-        data = self.settings.data_root
+        return [node, [sys.executable, "-P", str(EXECUTOR), "--runtime-api-address", runtime]]
+
+    def _settings(self, told: Path) -> dict[str, object]:
+        host, _, port = self.listen.rpartition(":")
         return {
             "host": host,
             "port": int(port),
             "open_network": self.open_network,
-            "uid": self.uid,
+            "owner": self.owner,
+            "writable": [str(self.settings.folder), str(self.settings.cache)],
             "hidden": [str(folder) for folder in self.hidden if folder.is_dir()],
-            # Where work lies below the data, only what is beside it can be read-only.
-            "read_only": [] if _holds(data, self.settings.folder) else [str(data)],
+            "emptied": self._emptied(),
             "folder": str(self.settings.folder),
-            "commands": [node, work],
+            "commands": self.commands(told),
             "environment": self._environment(),
         }
+
+    def _emptied(self) -> list[str]:
+        """Folders of other programs' files and sockets, unless something of ours lies there."""
+        ours = (
+            self.settings.folder, self.settings.cache, self.settings.data_root, *self.hidden,
+            Path(sys.prefix), Path(sys.base_prefix), Path(namespace.__file__),
+        )  # fmt: skip
+        return [
+            folder
+            for folder in EMPTIED
+            if Path(folder).is_dir() and not any(_holds(Path(folder), path) for path in ours)
+        ]
 
     def _environment(self) -> dict[str, str]:
         kept = ("LANG", "LC_ALL", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
@@ -140,6 +160,36 @@ class SuperNode:
             "MPLCONFIGDIR": str(self.temporary),
             **(self.environment or {}),
         }
+
+
+def give(folder: Path, owner: tuple[int, int]) -> None:
+    """Give a folder, and what training left in it, to the user that training runs as."""
+    if folder.stat().st_uid == owner[0]:
+        return
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            os.chown(Path(place) / name, *owner, follow_symlinks=False)
+    os.chown(folder, *owner)
+
+
+def owner_of(user: str) -> tuple[int, int] | None:
+    """User and group that training runs as; None: whoever starts it.
+
+    Raises:
+        InputError: If there is no such user, or only root could run as another.
+    """
+    if not user:
+        return None
+    try:
+        found = pwd.getpwnam(user)
+    except KeyError:
+        raise InputError(
+            f"network.user: this machine knows no user {user!r}; "
+            f"useradd --system --no-create-home {user} makes one"
+        ) from None
+    if os.getuid() not in (0, found.pw_uid):
+        raise InputError(f"network.user: only root can run training as {user}")
+    return (found.pw_uid, found.pw_gid) if os.getuid() == 0 else None
 
 
 def can_be_shut_in() -> bool:

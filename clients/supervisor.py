@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clients.site_file import load_site
-from clients.supernode import SuperNode
+from clients.supernode import SuperNode, owner_of
 from common.environment import SWITCHES
 from common.errors import InputError
 from common.keeper import Keeper, Service, spawn
@@ -99,9 +99,10 @@ def supervisor_of(site_file: Path, environment: Mapping[str, str] | None = None)
     supernode = SuperNode(
         settings=found.site,
         listen=found.gate.listen,
-        hidden=tuple(dict.fromkeys(secret)),
+        hidden=(*dict.fromkeys(secret), base / LOGS),
         log=base / LOGS / "supernode.log",
         open_network=found.network.allow_open_network,
+        owner=owner_of(found.network.user),
         environment=environment,
     )
     return Supervisor(site_file.absolute(), supernode, base / LOGS)

@@ -26,6 +26,7 @@ gate with the same arguments. Environment of a site's training: `rehearsal.sites
 import common.environment  # noqa: F401, I001 - before Flower
 
 import json
+import signal
 import socket
 import subprocess
 import time
@@ -35,9 +36,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from clients import supervisor
+from clients.site_file import load_site
 from common.config.study import Study
 from common.errors import InputError
-from common.keeper import read_status, stop_keeper
+from common.keeper import is_up, kill, read_status, stop_keeper
 from scripts import prepare
 from scripts.consortium import keep
 from scripts.consortium.rehearsal_site import RehearsalSite
@@ -51,6 +53,8 @@ from server.consortium.place import Place, write_file
 from server.consortium.register import Register
 
 ONLINE_S, POLL_S = 300.0, 0.5
+INSIDE = 9701
+"""Port of the gate in a SuperNode's own empty network."""
 CENTER, SITES, MARK = "center", "sites", "rehearsal.json"
 """Folders of a rehearsal, and the file that says that it is one."""
 
@@ -142,18 +146,28 @@ class Rehearsal:
         with prepare.scratch() as scratch:
             looked_at = [s.model_copy(update={"folder": scratch / s.name}) for s in settings]
             prepare.check_sites(self.study, looked_at, steps)
-        if not self.place.register.exists():
-            ports = free_ports(2)
-            address = f"127.0.0.1:{ports[0]}"
-            membership.found(self.place, "rehearsal", address, address, ports[1], ["localhost"])
+        address = self._found()
         for one in settings:
             site = RehearsalSite(one, self.folder / SITES / one.name, self.minimum)
-            listen = f"127.0.0.1:{free_ports(1)[0] if self.open_network else 9701}"
-            site.join(self.place, listen, open_network=self.open_network)
+            listen = f"127.0.0.1:{free_ports(1)[0] if self.open_network else INSIDE}"
+            site.join(self.place)
+            site.write(address, listen, open_network=self.open_network)
             site.allow(self.study)
             if self.approves:
                 site.approve(self.bundle.data, self.bundle.sha256)
             self.sites[one.name] = site
+
+    def _found(self) -> str:
+        """Have a consortium, at ports that are free now; where its front is reached."""
+        ports = free_ports(2)
+        address = f"127.0.0.1:{ports[0]}"
+        if not self.place.register.exists():
+            membership.found(self.place, "rehearsal", address, address, ports[1], ["localhost"])
+        elif not is_up(self.place.status):
+            with registers.changing(self.place) as register:
+                register.address = register.listen = address
+                register.superlink = ports[1]
+        return self.register.address
 
     def up(self, *, detached: bool = False) -> None:
         """Start everything, and wait until every site's node is online.
@@ -284,7 +298,7 @@ class Rehearsal:
 
 
 def allow_here(place: Place, study: Study, bundle: Bundle) -> None:
-    """In a rehearsal, have its sites' policies and approvals let a study run.
+    """In a rehearsal, have its sites' data, policies and approvals be those that a study needs.
 
     Where the folder is no rehearsal's, nothing is done: hospitals decide for themselves.
 
@@ -295,12 +309,23 @@ def allow_here(place: Place, study: Study, bundle: Bundle) -> None:
     if place.root.name != CENTER or not (folder / MARK).exists():
         return
     mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
-    settings = prepare.site_settings(study, folder, folder, Path(mark["data_root"]), None)
-    for one in settings:
+    phantom = prepare.make_phantom(study, folder, Steps())
+    root = Path(mark["data_root"])
+    for one in prepare.site_settings(study, folder, folder, root, phantom):
         site = RehearsalSite(one, folder / SITES / one.name, mark["minimum"])
-        if site.folder.exists():
-            site.allow(study)
-            site.approve(bundle.data, bundle.sha256)
+        if not site.site_file.exists():
+            continue  # `submit` says that it is no member
+        before, file = site.told, load_site(site.site_file)
+        site.write(
+            file.upstream.address, file.gate.listen,
+            open_network=file.network.allow_open_network,
+        )  # fmt: skip
+        site.allow(study)
+        site.approve(bundle.data, bundle.sha256)
+        status = read_status(site.folder / supervisor.STATUS)
+        if status is not None and site.told != before:
+            # A gate reads its policy when it starts, and it starts again with its SuperNode.
+            kill(int(status["services"]["supernode"]["pid"]), signal.SIGTERM)
 
 
 def differences(run: Path, other: Path) -> list[str]:

@@ -1,7 +1,6 @@
 """One hospital of a rehearsal: joined as a real one joins, its data and policy made for it."""
 
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,36 +60,40 @@ class RehearsalSite:
         """Its gate's ledger."""
         return self.gate / "ledger.jsonl"
 
-    def join(self, place: Place, listen: str, *, open_network: bool = False) -> None:
+    def join(self, place: Place) -> None:
         """Invitation, request, admission: once, with the same code that a hospital uses."""
         if (self.folder / join.CERTIFICATE).exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        invitation = self.folder / "invitation.json"
+        invitation, admission = self.folder / "invitation.json", self.folder / "admission.json"
         text = membership.invite(place, self.name).model_dump_json(indent=1)
         invitation.write_text(text, encoding="utf-8")
-        further = {"own_parts": json.dumps(list(self.settings.own_parts))}
         request = join.ask(
-            invitation, self.folder, data=self.settings.data_folder, role=self.settings.role,
-            listen=listen, open_network=open_network, further=further,
-        )  # fmt: skip
-        self._data()
-        admission = self.folder / "admission.json"
+            invitation, self.folder, data=self.settings.data_folder, role=self.settings.role
+        )
         given = membership.admit(place, membership.read_request(request))
         admission.write_text(given.model_dump_json(indent=1), encoding="utf-8")
         join.take(admission, self.folder)
 
-    def _data(self) -> None:
-        """Which rows are this site's, as the study says: `data` in full."""
+    def write(self, address: str, listen: str, *, open_network: bool = False) -> None:
+        """Write its `site.toml`: the rows that the study gives it, the front as it is now."""
         spec = json.loads(self.settings.data.model_dump_json(exclude_defaults=True))
-        line = f"data = {_toml(spec)}"
-        root = f"data_root = {json.dumps(str(self.settings.data_root))}"
-        lines = self.site_file.read_text(encoding="utf-8").splitlines()
-        told = [
-            line if old.startswith("data = ") else root if old.startswith("data_root = ") else old
-            for old in lines
-        ]
-        self.site_file.write_text("\n".join(told) + "\n", encoding="utf-8")
+        weights = {name: str(path) for name, path in self.settings.weights.items()}
+        join.write_site_file(
+            self.folder,
+            name=self.name,
+            role=self.settings.role,
+            # As a path it may lead further down than the folder's last name.
+            data=self.settings.data_root / "any",
+            address=address,
+            listen=listen,
+            open_network=open_network,
+            further={
+                "data": _toml(spec),
+                "own_parts": _toml(list(self.settings.own_parts)),
+                "weights": _toml(weights),
+            },
+        )
 
     def allow(self, study: Study) -> None:
         """Write a policy that lets the study run, and hold the study to it.
@@ -124,13 +127,15 @@ class RehearsalSite:
 
     def errors(self) -> str:
         """What the site's own code said when it failed."""
-        path = self.folder / "work" / "errors.log"
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+        found = sorted((self.folder / "work").rglob("errors.log"))
+        return "\n".join(path.read_text(encoding="utf-8") for path in found)
 
-    def forget(self) -> None:
-        """Take away what training wrote, so that the next run begins anew."""
-        for name in ("work", "cache"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+    @property
+    def told(self) -> tuple[str, str]:
+        """What its own files say: `site.toml` and policy."""
+        policy = self.folder / join.POLICY_FILE
+        text = policy.read_text(encoding="utf-8") if policy.exists() else ""
+        return self.site_file.read_text(encoding="utf-8"), text
 
 
 def _toml(value: object) -> str:

@@ -1,6 +1,7 @@
 """`sonofed site up`, `down`, `status`: a hospital's gate and SuperNode."""
 
 import os
+import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -10,9 +11,9 @@ from typing import Annotated
 import typer
 from cryptography import x509
 
-from clients import supervisor
+from clients import namespace, supervisor
 from clients.site_file import SiteFile, load_site
-from clients.supernode import can_be_shut_in
+from clients.supernode import can_be_shut_in, owner_of
 from common.errors import InputError
 from common.keeper import is_up, read_status, stop_keeper
 from scripts.keepers import start_keeper
@@ -49,6 +50,7 @@ def up(
             "allow_open_network = true in site.toml training runs in the open, and that is said "
             "everywhere"
         )
+    problems += _user(found)
     if problems:
         raise InputError([f"{site}: {problem}" for problem in problems])
     folder = site.absolute().parent
@@ -129,6 +131,35 @@ def _files(found: SiteFile) -> list[str]:
     if not (found.site.data_folder / "index.csv").exists():
         problems.append(f"no index.csv in {found.site.data_folder}; `sonofed data check` helps")
     return problems
+
+
+def _user(found: SiteFile) -> list[str]:
+    """Root runs training as somebody else, who must be able to read what it needs."""
+    if os.getuid() != 0:
+        return []
+    if not found.network.user:
+        return [
+            'started as root: name a system user for training in [network] user = "NAME" '
+            "(useradd --system --no-create-home NAME)"
+        ]
+    try:
+        owner = owner_of(found.network.user)
+    except InputError as error:
+        return error.problems
+    assert owner is not None
+    needed = [found.site.data_folder / "index.csv", Path(sys.executable), Path(namespace.__file__)]
+    return [
+        f"the user {found.network.user} cannot read {path}" for path in needed
+        if path.exists() and not _readable(path, owner)
+    ]  # fmt: skip
+
+
+def _readable(path: Path, owner: tuple[int, int]) -> bool:
+    command = ["/usr/bin/test", "-r", str(path)]
+    found = subprocess.run(
+        command, user=owner[0], group=owner[1], extra_groups=[], check=False, cwd="/"
+    )
+    return found.returncode == 0
 
 
 def _certificate(found: SiteFile) -> list[str]:

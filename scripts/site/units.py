@@ -11,7 +11,7 @@ After=network-online.target
 Wants=network-online.target
 
 [Service]
-ExecStart={python} -m clients.supervisor {folder}/site.toml
+ExecStart={python} -m scripts.cli site up --foreground --site {folder}/site.toml
 WorkingDirectory={folder}
 Restart=always
 RestartSec=5

@@ -1,0 +1,142 @@
+"""What a study survives: each part killed at work, with real processes; the bits are the same.
+
+Every victim gets a study of its own (another seed), so that no site can answer from what it kept.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clients import supervisor
+from common import ledger_check
+from common.config.load import load_study
+from common.config.study import Study
+from common.keeper import descendants, read_status
+from common.signing import public_path, read_public_key
+from scripts.consortium.rehearsal import Rehearsal, differences
+from scripts.simulate import Engine, run_study_here
+from scripts.study.submit import check, submit, wait
+from server.context import StudyStopped
+from server.receipts import KEY_FILE, RECEIPTS_FILE
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+STUDY = Path(__file__).resolve().parents[3] / "configs" / "poc.toml"
+VICTIM = "hillcrest"
+ATTEMPTS = 3
+
+
+def study_of(seed: int) -> Study:
+    return load_study(STUDY, [f"seed={seed}", "arms=['mim']"])
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
+    with Rehearsal(tmp_path_factory.mktemp("survival"), study_of(0)) as made:
+        yield made
+
+
+def named(pid: int, words: str) -> bool:
+    try:
+        return words.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def site_keeper(made: Rehearsal) -> dict[str, dict[str, int]]:
+    told = read_status(made.sites[VICTIM].folder / supervisor.STATUS)
+    return told["services"] if told else {}
+
+
+def center(made: Rehearsal, service: str) -> list[int]:
+    told = read_status(made.place.status)
+    pid = told["services"][service]["pid"] if told else None
+    return [pid] if pid else []
+
+
+def below_supernode(made: Rehearsal, words: str) -> list[int]:
+    pid = site_keeper(made).get("supernode", {}).get("pid")
+    return [p for p in descendants(pid) if named(p, words)] if pid else []
+
+
+def client_apps(made: Rehearsal) -> list[int]:
+    """Forks of the executor: all of its name but the first."""
+    return sorted(below_supernode(made, "executor.py"))[1:]
+
+
+def gate(made: Rehearsal) -> list[int]:
+    pid = site_keeper(made).get("gate", {}).get("pid")
+    return [pid] if pid else []
+
+
+def server_app(made: Rehearsal) -> list[int]:
+    return [
+        pid for parent in center(made, "superlink") for pid in descendants(parent)
+        if named(pid, "flwr-serverapp")
+    ]  # fmt: skip
+
+
+VICTIMS: dict[str, Callable[[Rehearsal], list[int]]] = {
+    "clientapp": client_apps,
+    "supernode": lambda made: below_supernode(made, "flower-supernode"),
+    "namespace": lambda made: [site_keeper(made)["supernode"]["pid"]],
+    "gate": gate,
+    "nginx": lambda made: center(made, "front"),
+    "superlink": lambda made: center(made, "superlink"),
+    "serverapp": server_app,
+}
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 600.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came to be"
+        time.sleep(0.02)
+
+
+def carry_on(made: Rehearsal, study: Study, folder: Path) -> int:
+    """Wait for a run; where it stopped, have it go on. How often that was needed."""
+    for attempt in range(ATTEMPTS + 1):
+        number = int((folder / "flower-run").read_text())
+        try:
+            check(folder, wait(made.place, number))
+        except StudyStopped as error:
+            print(f"stopped: {error}")
+            assert attempt < ATTEMPTS, str(error)
+            made.wait_online()
+            submit(made.place, study, folder, made.bundle, resume=True)
+        else:
+            return attempt
+    raise AssertionError
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_a_study_survives_a_kill(rehearsal: Rehearsal, victim: str, tmp_path: Path) -> None:
+    study = study_of(1 + list(VICTIMS).index(victim))
+    alone = run_study_here(study, Engine.inprocess, Path(), tmp_path / "alone", resume=False)
+    folder = rehearsal.place.runs / victim
+    rehearsal.wait_online()
+    began = time.monotonic()
+    submit(rehearsal.place, study, folder, rehearsal.bundle)
+    # While the victim's site trains in its first round.
+    events = folder / "metrics.jsonl"
+    wait_for(lambda: events.exists() and events.read_text().count('"enrol"') == 3)
+    wait_for(lambda: client_apps(rehearsal))
+    found = VICTIMS[victim](rehearsal)
+    assert found
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    resumed = carry_on(rehearsal, study, folder)
+    print(f"{victim}: resumed {resumed} times, {time.monotonic() - began:.0f} s")
+    assert differences(folder, alone) == []
+    for site in rehearsal.sites.values():
+        verdict = ledger_check.verify(
+            site.ledger,
+            read_public_key(public_path(site.gate / "ledger.key")),
+            folder / RECEIPTS_FILE,
+            read_public_key(public_path(folder / KEY_FILE)),
+        )
+        assert verdict.problem is None

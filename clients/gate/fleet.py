@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What is no POST, or no HTTP."""
         self.close_connection = True
-        self._reply(code, b"", message or "refused")
+        self._reply(code, b"", "refused")
 
     def log_message(self, format: str, *args: object) -> None:
         """Requests are many, and say nothing that the ledger does not."""

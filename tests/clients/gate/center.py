@@ -117,6 +117,8 @@ class Center:
     objects: dict[str, bytes | None] = field(default_factory=dict)
     answers: dict[str, PushMessagesRequest] = field(default_factory=dict)
     online: bool = False
+    heard: float = 0.0
+    patience_s: float = 3.0
     location: str = ""
     slow_s: float = 0.0
     on_call: Callable[[str], None] = lambda _: None
@@ -177,9 +179,10 @@ class Center:
             return getattr(self, "_" + route.replace("-", "_"))(request)
 
     def _activate_node(self, request: ActivateNodeRequest) -> Any:
-        if self.online:
+        # As after a crash: the node is there until it has been silent for a while.
+        if self.online and time.monotonic() - self.heard < self.patience_s:
             return 412
-        self.online = True
+        self.online, self.heard = True, time.monotonic()
         return ActivateNodeResponse(node_id=NODE)
 
     def _deactivate_node(self, request: DeactivateNodeRequest) -> Any:
@@ -189,7 +192,7 @@ class Center:
     def _send_node_heartbeat(self, request: SendNodeHeartbeatRequest) -> Any:
         if request.node.node_id != NODE:
             return 401
-        self.online = True
+        self.online, self.heard = True, time.monotonic()
         return SendNodeHeartbeatResponse(success=True)
 
     def _pull_messages(self, request: PullMessagesRequest) -> Any:

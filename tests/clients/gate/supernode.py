@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import httpx
+import pytest
 from flwr.app import Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
@@ -26,6 +27,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
     pull_objects,
     push_object_contents_from_iterable,
 )
+from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
 
 from tests.clients.gate.center import NODE
@@ -44,6 +46,12 @@ class Connection:
     pull_object: Callable[[int, str], bytes]
     push_object: Callable[[int, str, str, bytes], None]
     confirm: Callable[[int, str], None]
+
+    quiet: bool = False
+
+    def leave_unsaid(self) -> None:
+        """End without a word to the gate, as one that was killed does."""
+        self.quiet = True
 
     def take(self, timeout_s: float = 60.0) -> Message:
         """The next instruction, whole, as the worker loop fetches it."""
@@ -82,8 +90,19 @@ class Connection:
 @contextmanager
 def supernode(address: str) -> Iterator[Connection]:
     """Flower's own connection to a gate."""
-    with http_request_response(address, insecure=True) as callbacks:
-        yield Connection(*callbacks)
+    node = None
+    with pytest.MonkeyPatch.context() as patch:
+        told = FleetHttpClient.DeactivateNode
+
+        def deactivate(client: FleetHttpClient, request: Any) -> Any:
+            return told(client, request) if node is None or not node.quiet else None
+
+        patch.setattr(FleetHttpClient, "DeactivateNode", deactivate)
+        # Flower waits up to 20 s between attempts; a test need not.
+        patch.setattr("flwr.supercore.retry.http_retry.MAX_RETRY_DELAY", 0.5)
+        with http_request_response(address, insecure=True) as callbacks:
+            node = Connection(*callbacks)
+            yield node
 
 
 class Liar:

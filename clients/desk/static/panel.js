@@ -57,7 +57,8 @@ export function showImage(image, labels, deciding, decided) {
   $("reason").textContent = image.reason;
   const figures = [["uncertainty", image.uncertainty], ["distance", image.distance]];
   $("figures").textContent = figures.filter(([, value]) => value !== null)
-    .map(([name, value]) => `${name} ${value.toPrecision(2)} rad`).join(" · ");
+    .map(([name, value]) => `${name} ${value.toPrecision(2)}`).join(" · ");
+  $("figures").title = "in radians";
   $("figures").hidden = !$("figures").textContent;
   $("labels").querySelector("legend").textContent = deciding ? "Decide the label" : "Label";
   for (const button of $("labels").querySelectorAll("button")) {

@@ -32,8 +32,8 @@ SIDE = 96
 class Reader:
     """A reader at the desk."""
 
-    def __init__(self, browser: Any) -> None:
-        self.browser = browser
+    def __init__(self, browser: Any, side: int = SIDE) -> None:
+        self.browser, self.side = browser, side
 
     def enter(self, door: Door, name: str) -> None:
         self.browser.get(door.link)
@@ -68,8 +68,8 @@ class Reader:
         """Where an image's pixel lies, from the middle of the canvas: the image is fitted to it."""
         canvas = self.one("#canvas")
         width, height = canvas.size["width"], canvas.size["height"]
-        scale = min((width - 24) / SIDE, (height - 24) / SIDE)
-        return round((x - SIDE / 2) * scale), round((y - SIDE / 2) * scale)
+        scale = min((width - 24) / self.side, (height - 24) / self.side)
+        return round((x - self.side / 2) * scale), round((y - self.side / 2) * scale)
 
     def click(self, *points: tuple[float, float]) -> None:
         chain = ActionChains(self.browser, duration=10)

@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread an operation: two under load burn three times the CPU.
 export OMP_NUM_THREADS := 1
 
-.PHONY: install demo demo-al poc test test-slow clean
+.PHONY: install wheelhouse demo demo-al poc test test-slow clean
 
 install: .venv/installed
 
@@ -13,6 +13,10 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# For a machine without internet: everything that `pip install --no-index` needs, in one folder.
+wheelhouse: install
+	$(BIN)/python -m pip download --quiet --constraint constraints.txt --dest wheelhouse 'setuptools>=77' wheel .
 
 demo: install
 	$(BIN)/sonofed simulate configs/demo.toml --resume

@@ -156,6 +156,7 @@ def up(
     front.executable()
     if is_up(place.status):
         raise InputError(f"{consortium}: is up already")
+    keep.check_ports(register)
     if foreground:
         os.execv(sys.executable, [sys.executable, "-m", "scripts.consortium.keep", str(place.root)])
     start_keeper("scripts.consortium.keep", place.root, [], place.logs / "keeper.log")

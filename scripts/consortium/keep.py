@@ -4,19 +4,22 @@ import common.environment  # noqa: F401, I001 - before Flower
 
 import argparse
 import logging
+import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
-from common.keeper import Keeper, Service, spawn
+from common.errors import InputError
+from common.keeper import Keeper, Service, read_status, spawn
 from server.consortium import front, superlink
 from server.consortium import register as registers
 from server.consortium.place import Place
 from server.consortium.register import Register, now
 
 START_S, POLL_S = 300.0, 0.3
+TRIES = 3
 log = logging.getLogger("sonofed.consortium")
 
 
@@ -71,13 +74,41 @@ def settle(place: Place) -> None:
 
 
 def wait_healthy(place: Place, register: Register, timeout_s: float = START_S) -> bool:
-    """Wait until the SuperLink answers."""
+    """Wait until the SuperLink answers; not for one that ends each time it is started."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         if superlink.is_healthy(place, register):
             return True
+        told = read_status(place.status)
+        if told is not None and told["services"][superlink.NAME]["restarts"] >= TRIES:
+            return False
         time.sleep(POLL_S)
     return False
+
+
+def check_ports(register: Register) -> None:
+    """Both ports must be free before anything starts.
+
+    Raises:
+        InputError: Naming each that is taken.
+    """
+    problems = []
+    for what, address in (
+        ("the front", register.listen),
+        ("SuperLink", superlink.address(register)),
+    ):
+        host, _, port = address.rpartition(":")
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host.strip("[]"), int(port)))
+            except OSError as error:
+                problems.append(
+                    f"{what} cannot listen on {address}: {error.strerror}; stop what does, or "
+                    "change it in register.json"
+                )
+    if problems:
+        raise InputError(problems)
 
 
 def _settle_later(place: Place, register: Register) -> None:

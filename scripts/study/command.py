@@ -19,7 +19,7 @@ from scripts.study.place import DEFAULT, Folder, Run, run_folder, run_number
 from scripts.study.submit import check, submit, wait
 from server.consortium import register as registers
 from server.consortium.control import Control
-from server.consortium.place import Place
+from server.consortium.place import Place, write_file
 from server.context import StudyStopped
 
 app = typer.Typer(no_args_is_help=True, help="A study on a consortium of real machines.")
@@ -45,6 +45,20 @@ def submit_command(
     approved there. Exit code 0 if the study finished, 1 if it did not.
     """
     _start(study_file, consortium, out, override, watch, resume=False)
+
+
+@app.command("bundle")
+def bundle_command(
+    out: Annotated[Path, typer.Argument(metavar="FILE.fab", help="Where it goes.")],
+) -> None:
+    """Write the code of this installation as the bundle that hospitals approve.
+
+    The same installation gives the same bytes; `study submit` sends exactly these.
+    """
+    bundle = build()
+    write_file(out, bundle.data)
+    say(f"{out}: {len(bundle.data):,} bytes, SHA-256 {bundle.sha256}")
+    say(f"at each hospital: sonofed gate approve {out} --source CHECKOUT")
 
 
 @app.command("resume")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -174,6 +175,18 @@ def test_down_where_nothing_runs(center: Path, images: Path, sonofed: Command) -
     said = sonofed("site", "status", "--site", site / "site.toml")
     assert said.code == 1
     assert "ada: DOWN, speaks to 127.0.0.1:9443 alone" in said.out
+
+
+def test_a_port_that_is_taken(center: Path, sonofed: Command) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with registers.changing(Place(center)) as register:
+            register.listen = f"127.0.0.1:{other.getsockname()[1]}"
+        said = sonofed("consortium", "up")
+    assert said.code == 2
+    assert "the front cannot listen on 127.0.0.1" in said.err
+    assert "Address already in use" in said.err
 
 
 def test_studies_where_nothing_runs(center: Path, tmp_path: Path, sonofed: Command) -> None:

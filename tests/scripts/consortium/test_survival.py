@@ -105,7 +105,8 @@ def carry_on(made: Rehearsal, study: Study, folder: Path) -> int:
             check(folder, wait(made.place, number))
         except StudyStopped as error:
             print(f"stopped: {error}")
-            assert attempt < ATTEMPTS, str(error)
+            if attempt == ATTEMPTS:
+                raise
             made.wait_online()
             submit(made.place, study, folder, made.bundle, resume=True)
         else:

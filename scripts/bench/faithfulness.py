@@ -21,7 +21,7 @@ from clients.data.readers import read_file, read_mask
 from clients.predict.precision import Precision
 from clients.predict.runtimes import Answer, OnnxRuntime, Runtime, TorchRuntime
 from common.bundle import files
-from common.bundle.ensemble import load_segmentation, read_config
+from common.bundle.ensemble import EnsembleConfig, load_segmentation, read_config
 from common.config.data import DataSpec
 from common.metrics import dice
 
@@ -57,13 +57,11 @@ def measure(bundle: Path, folder: Path, limit: int = 0) -> list[str]:
     config = read_config(bundle)
     rows = read_manifest(folder, DataSpec(folder="."))
     chosen = rows[:: max(1, len(rows) // limit)][:limit] if limit else rows
-    side, classes, threshold = (
-        config.model.image_size, len(config.classes), config.infusion.threshold,
-    )  # fmt: skip
+    side, threshold = config.model.image_size, config.infusion.threshold
     sums = {name: (runtime, Sums()) for name, runtime in _runtimes(bundle).items()}
     for row in chosen:
         square = square_image(read_file(row.image, row.frame), side)
-        reference = _reference(row, side, classes)
+        reference = reference_of(row, config)
         exact: Answer | None = None
         for runtime, sum_ in sums.values():
             said = runtime(square)
@@ -93,8 +91,9 @@ def _runtimes(bundle: Path) -> dict[str, Runtime]:
     return {f"{name} {precision}": make[name](precision) for name, precision in there}
 
 
-def _reference(row: Row, side: int, classes: int) -> NDArray[np.bool_] | None:
-    """(C, S, S), or None without a mask."""
+def reference_of(row: Row, config: EnsembleConfig) -> NDArray[np.bool_] | None:
+    """A row's mask on the bundle's square, (C, S, S); None without one."""
+    side, classes = config.model.image_size, len(config.classes)
     if row.mask is None:
         return None
     values = read_mask(read_file, row.mask, row.frame, classes=classes)

@@ -44,6 +44,7 @@ def offline(words: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_demo_s_bundle_is_verified_and_runs_offline(tmp_path: Path) -> None:
     """The commands of docs/bundle.md on what `make demo` trains."""
     run, bundle = tmp_path / "demo", tmp_path / "bundle"

@@ -35,7 +35,8 @@ from server.tracking import Both, JsonLines, TensorBoard
 log = logging.getLogger("sonofed.server")
 app = ServerApp()
 
-POLL_S = 0.2
+POLL_S, LONGEST_POLL_S = 0.2, 2.0
+"""Seconds between looks for a reply; they grow with the time that it takes."""
 TELL_S = 60.0
 """Seconds of silence after which the run says whom it waits for."""
 
@@ -140,7 +141,7 @@ class GridExchange:
         self, question: Question, message_id: str, late: Sequence[tuple[str, float]]
     ) -> Message | None:
         """Wait for the reply of the first of the sites that are still at work."""
-        since, told = late[0][1], time.monotonic()
+        since, told, pause = late[0][1], time.monotonic(), POLL_S
         while True:
             for message in self.grid.pull_messages([message_id]):
                 return message
@@ -158,7 +159,8 @@ class GridExchange:
                         for site, start in late
                     },
                 )
-            time.sleep(POLL_S)
+            time.sleep(pause)
+            pause = min(1.2 * pause, LONGEST_POLL_S)
 
     def _read(
         self, question: Question, site: str, message: Message | None, down: int, seconds: float

@@ -1,0 +1,164 @@
+"""A consortium on one machine, as `sonofed poc` has it: up, a study, what is refused, down."""
+
+import http.server
+import os
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from common.config.load import load_study
+from common.config.study import Study
+from scripts.consortium.rehearsal import Rehearsal
+from server.context import StudyStopped
+from tests.scripts.conftest import Command
+
+ROOT = Path(__file__).resolve().parents[3]
+STUDY = ROOT / "configs" / "poc.toml"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+
+def study() -> Study:
+    return load_study(STUDY, ["arms=['mim']"])
+
+
+def processes(folder: Path) -> list[str]:
+    """Command lines of all that runs with something of a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        if path.parent.name == str(os.getpid()):
+            continue
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in line:
+            found.append(line)
+    return found
+
+
+def test_all_of_it_by_the_commands(tmp_path: Path, sonofed: Command) -> None:
+    """Up in one command, a study in another, status in a third; down leaves nothing."""
+    folder = tmp_path / "poc"
+    said = sonofed("poc", "up", STUDY, "--folder", folder)
+    assert said.code == 0, said.err
+    said = sonofed("poc", "up", STUDY, "--folder", folder)
+    assert said.code == 2
+    assert "is up already" in said.err
+    said = sonofed("poc", "status", "--folder", folder)
+    assert said.code == 0
+    for words in ("superlink", "front", "riverside", "hillcrest", "lakeview", "gate"):
+        assert words in said.out
+    center = folder / "center"
+    said = sonofed("consortium", "status", "--consortium", center)
+    assert said.code == 0
+    assert said.out.count("online") == 3
+    said = sonofed("study", "submit", STUDY, "--consortium", center, "--set", "arms=['mim']")
+    assert said.code == 0, said.out + said.err
+    assert "finished completed" in sonofed("study", "list", "--consortium", center).out
+    said = sonofed("study", "submit", STUDY, "--consortium", center, "--set", "arms=['mim']")
+    assert said.code == 2
+    assert "holds a finished run" in said.err
+    for name in ("riverside", "hillcrest", "lakeview"):
+        gate = folder / "sites" / name / "gate"
+        (run,) = (center / "runs").glob("poc-*")
+        said = sonofed("audit", "verify", gate, "--receipts", run / "receipts.jsonl")
+        assert said.code == 0, said.out
+    assert processes(folder)
+    assert sonofed("poc", "down", "--folder", folder).code == 0
+    assert processes(folder) == []
+    assert sonofed("poc", "status", "--folder", folder).code == 0
+    assert "nothing was running" in sonofed("poc", "down", "--folder", folder).out
+
+
+def test_code_that_nobody_approved_runs_nowhere(tmp_path: Path) -> None:
+    def change(app: Path) -> None:
+        with (app / "clients" / "app.py").open("a", encoding="utf-8") as file:
+            file.write("\n# one byte more\n")
+
+    with (
+        Rehearsal(tmp_path / "poc", study(), change=change, approve=False) as made,
+        pytest.raises(StudyStopped, match="did not let the instruction in"),
+    ):
+        made.run()
+    for site in made.sites.values():
+        assert "instruction" not in {
+            line.split('"kind":"')[1].split('"')[0] for line in site.ledger.read_text().splitlines()
+        }
+        assert not (site.folder / "work" / "flower" / "apps").exists()
+
+
+class Recorder(http.server.BaseHTTPRequestHandler):
+    """Passes requests on to the SuperLink, and remembers which."""
+
+    protocol_version = "HTTP/1.1"
+    url = ""
+    context: ssl.SSLContext
+    paths: list[str]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.paths.append(self.path)
+        kept = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "connection")}
+        request = urllib.request.Request(self.url + self.path, body, kept)
+        try:
+            with urllib.request.urlopen(request, context=self.context) as answer:
+                status, data, kind = answer.status, answer.read(), answer.headers["content-type"]
+        except urllib.error.HTTPError as error:
+            status, data, kind = error.code, error.read(), error.headers["content-type"]
+        self.send_response(status)
+        self.send_header("content-type", kind or "text/plain")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_recorder_between_front_and_superlink_sees_all(tmp_path: Path) -> None:
+    made = Rehearsal(tmp_path / "poc", study())
+    made.prepare()
+    paths: list[str] = []
+    context = ssl.create_default_context(cafile=str(made.place.ca))
+    more = {"url": made.superlink_url, "context": context, "paths": paths}
+    handler = type("Handler", (Recorder,), more)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as recorder:
+        threading.Thread(target=recorder.serve_forever, daemon=True).start()
+        made.upstream = f"http://127.0.0.1:{recorder.server_port}"
+        with made:
+            made.run()
+        recorder.shutdown()
+    assert all(path.startswith("/v1/fleet/") for path in paths)
+    # Three say who they are, two train, one fine-tunes and judges, three evaluate.
+    assert paths.count("/v1/fleet/push-messages") == 3 + 2 + 2 + 3
+    logged = (made.place.logs / "front.log").read_text().splitlines()
+    assert len([line for line in logged if " 200 " in line]) <= len(paths)
+
+
+def test_a_rehearsal_ends_with_its_process(tmp_path: Path) -> None:
+    """Killed in the middle, with no chance to say goodbye."""
+    folder = tmp_path / "poc"
+    child = os.fork()
+    if child == 0:
+        try:
+            Rehearsal(folder, study()).up()
+            (tmp_path / "up").touch()
+            time.sleep(1000)
+        finally:
+            os._exit(1)
+    end = time.monotonic() + 900
+    while not (tmp_path / "up").exists():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert processes(folder)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    end = time.monotonic() + 120
+    while processes(folder):
+        assert time.monotonic() < end, processes(folder)
+        time.sleep(0.2)

@@ -75,9 +75,9 @@ class GridExchange:
         """Wait until as many nodes are there as the study has sites, and ask each who it is."""
         names = list(self.study.sites)
         nodes = self._wait_for_nodes(len(names))
-        for place, node in enumerate(nodes):
-            label = f"node {place + 1} of {len(nodes)}"
-            answer = next(self._ask(question, {label: node}))
+        labelled = {f"node {place + 1} of {len(nodes)}": node for place, node in enumerate(nodes)}
+        for answer in self._ask(question, labelled):
+            label = answer.site
             if isinstance(answer, Refusal):
                 yield answer
                 continue
@@ -88,7 +88,7 @@ class GridExchange:
                     label, f"says it is site {index} of the study, which is taken or none"
                 )
                 continue
-            self.nodes[name] = node
+            self.nodes[name] = labelled[label]
             yield Reply(name, {}, answer.metrics, 0, 0, answer.seconds)
 
     def ask(self, question: Question, sites: Sequence[str]) -> Iterator[Reply | Refusal]:

@@ -2,6 +2,7 @@
 
 import typer
 
+from scripts.audit.prove import prove
 from scripts.audit.show import show
 from scripts.audit.verify import verify
 
@@ -11,3 +12,4 @@ app = typer.Typer(
 )
 app.command("show")(show)
 app.command("verify")(verify)
+app.command("prove")(prove)

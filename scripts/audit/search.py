@@ -114,25 +114,43 @@ class Searcher:
         self.order_again = np.zeros(1 << TABLE_BITS, bool)
         self.order_again[_slots(needles.orders.astype(np.uint64))] = True
 
-    def file(self, path: Path) -> Found:
-        """Search a file."""
+    def file(self, path: Path, *, until: int = 0) -> Found:
+        """Search a file.
+
+        Args:
+            path: Which.
+            until: Hits after which the search ends; 0: it goes through all.
+        """
         if not path.stat().st_size:
             return Found()
         with path.open("rb") as file:
             # Pages of the file, not a copy: they come and go as the search goes along.
-            return self.data(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+            return self.data(
+                memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), until
+            )
 
-    def data(self, data: "bytes | memoryview", within: str = "", depth: int = 0) -> Found:
+    def data(
+        self, data: "bytes | memoryview", until: int = 0, within: str = "", depth: int = 0
+    ) -> Found:
         """Search bytes, and what can be unpacked from them."""
         found = Found(bytes=len(data) if not depth else 0)
+
+        def enough() -> bool:
+            return 0 < until <= found.count
+
         for start in range(0, len(data), BLOCK):
             block = np.frombuffer(data[start : start + BLOCK + OVERLAP], np.uint8)
-            self._block(block, start, within, found)
+            for hit in self._block(block, start, within):
+                found.add(hit)
+                if enough():
+                    return found
         for part in unpack(data):
-            self._inside(part, within, depth, found)
+            self._inside(part, until, within, depth, found)
+            if enough():
+                break
         return found
 
-    def _inside(self, part: Unpacked, within: str, depth: int, found: Found) -> None:
+    def _inside(self, part: Unpacked, until: int, within: str, depth: int, found: Found) -> None:
         if part.skipped:
             found.skipped.append(part.skipped)
             return
@@ -142,18 +160,18 @@ class Searcher:
             found.skipped.append(f"{part.kind} in {within}: packed {DEPTH} times or more")
             return
         path = f"{within}, {part.kind}" if within else part.kind
-        found.merge(self.data(part.data, path, depth + 1))
+        found.merge(self.data(part.data, until, path, depth + 1))
 
-    def _block(self, block: NDArray[np.uint8], start: int, within: str, found: Found) -> None:
+    def _block(self, block: NDArray[np.uint8], start: int, within: str) -> Iterator[Hit]:
         for what, how, place in self._bytes(block):
             if place < BLOCK:  # what begins behind it is the next block's
-                found.add(Hit(what, how, start + place, within))
+                yield Hit(what, how, start + place, within)
         for name, width, offset, values in views(block):
             for number, number_place in self._orders(values):
                 place = offset + number_place * width
                 if place < BLOCK:
                     what, layout = self.needles.sources[number]
-                    found.add(Hit(what, f"{name}, {layout}", start + place, within))
+                    yield Hit(what, f"{name}, {layout}", start + place, within)
 
     # Bytes.
 

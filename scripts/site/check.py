@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from clients.site_file import load_site
+from scripts.audit.egress import check_egress
 from scripts.site.preflight import firewall as show_firewall
 from scripts.site.preflight import look
 
@@ -17,6 +18,14 @@ def check(
     firewall: Annotated[
         bool, typer.Option("--firewall", help="Only what to ask the network's keepers for.")
     ] = False,
+    egress: Annotated[
+        bool,
+        typer.Option(
+            "--egress",
+            help="Try the gate: every known trick through this site's gate with this site's "
+            "policy, to a sink on this machine; the result is signed into the ledger.",
+        ),
+    ] = False,
 ) -> None:
     """Look at everything that taking part needs, and say what to do where something is missing.
 
@@ -27,5 +36,7 @@ def check(
     found = load_site(site)
     if firewall:
         show_firewall(found)
+    elif egress:
+        check_egress(found)
     else:
         look(found)

@@ -176,7 +176,9 @@ class Keeper:
             other = next(found for found in self.services if found.name == name)
             if other.process is not None:
                 stop_process(other.process, GRACE_S)
-                other.process, other.due = None, 0.0
+                other.process = None
+            # Not before the one that it goes with.
+            other.due = service.due
 
     def _start(self, service: Service, now: float) -> None:
         try:

@@ -46,6 +46,8 @@ http {{
     upstream superlink {{
         server {upstream};
         keepalive 32;
+        # Shorter than the SuperLink's own, or requests go into connections that it has just closed.
+        keepalive_timeout 3s;
     }}
     server {{
         listen {listen} ssl;

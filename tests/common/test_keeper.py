@@ -113,6 +113,10 @@ def test_one_takes_another_along(tmp_path: Path, start: Start) -> None:
     os.kill(a, signal.SIGKILL)
     told = status_where(tmp_path, lambda s: both_run(s) and s["a"]["pid"] != a)["services"]
     assert told["b"]["pid"] != b
+    # It started after the one that it goes with, not before.
+    assert [Path(f"/proc/{told[name]['pid']}/stat").read_text().split()[21] for name in "ab"] == (
+        sorted(Path(f"/proc/{told[name]['pid']}/stat").read_text().split()[21] for name in "ab")
+    )
 
 
 def test_stopping_leaves_nothing(tmp_path: Path, start: Start) -> None:

@@ -40,10 +40,12 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
 
 
 def named(pid: int, words: str) -> bool:
+    """Whether a process is that program: its file or its script, not just an argument."""
     try:
-        return words.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        told = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:3]
     except OSError:
         return False
+    return any(part.endswith(words.encode()) for part in told)
 
 
 def site_keeper(made: Rehearsal) -> dict[str, dict[str, int]]:

@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread an operation: two under load burn three times the CPU.
 export OMP_NUM_THREADS := 1
 
-.PHONY: install wheelhouse demo demo-al poc test test-slow clean
+.PHONY: install wheelhouse demo demo-al poc audit test test-slow clean
 
 install: .venv/installed
 
@@ -27,6 +27,10 @@ demo-al: install
 # The demo on a consortium of real processes: nginx, SuperLink, three gates, three SuperNodes.
 poc: install
 	$(BIN)/sonofed poc run configs/demo.toml
+
+# The privacy reviewer's experiment; what this machine cannot do is skipped by name. See docs/privacy.md.
+audit: install
+	$(BIN)/sonofed audit prove --quick --out audit
 
 test: install
 	$(BIN)/ruff check .

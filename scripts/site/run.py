@@ -146,7 +146,8 @@ def _user(found: SiteFile) -> list[str]:
         owner = owner_of(found.network.user)
     except InputError as error:
         return error.problems
-    assert owner is not None
+    if owner is None:
+        return []
     needed = [found.site.data_folder / "index.csv", Path(sys.executable), Path(namespace.__file__)]
     return [
         f"the user {found.network.user} cannot read {path}" for path in needed

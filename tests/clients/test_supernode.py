@@ -1,6 +1,7 @@
 """What training code finds where it runs: no network, no keys, nothing to change but its own."""
 
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -191,3 +192,4 @@ def test_users_that_there_are_not() -> None:
     with pytest.raises(InputError, match="knows no user 'no-such-user'"):
         owner_of("no-such-user")
     assert owner_of("") is None
+    assert owner_of(pwd.getpwuid(os.getuid()).pw_name) is None

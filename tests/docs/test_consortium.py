@@ -97,7 +97,9 @@ def policy(follower: Follower, site: str, said: str) -> None:
     path.write_text(text.replace("\n[studies]\n", f"\n[studies]\n{lines}", 1))
     if os.getuid() == 0:
         file = follower.folder / site / "site.toml"
-        file.write_text(file.read_text().replace('user = ""', 'user = "nobody"', 1))
+        # A Python below /root is nobody's to run.
+        user = "root" if Path(sys.executable).resolve().is_relative_to("/root") else "nobody"
+        file.write_text(file.read_text().replace('user = ""', f'user = "{user}"', 1))
 
 
 @pytest.mark.slow

@@ -49,8 +49,8 @@ def predict(
     precision: Annotated[
         Precision | None,
         typer.Option(
-            help="int8: ResNet in float32, transformer in int8, decoder in bfloat16. bf16: all of "
-            "it. Default: int8 for masks with torch on a CPU, else fp32."
+            help="int8: ResNet in float32, transformer in int8, half the decoder in bfloat16. "
+            "bf16: all of it. Default: int8 for masks with torch on a CPU, else fp32."
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; for torch.")] = "cpu",

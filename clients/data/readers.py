@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from clients.data.dicom import is_dicom, open_dicom
 from clients.data.unreadable import UnreadableError
@@ -110,7 +110,7 @@ def open_picture(path: Path, frame: int | None = None) -> Image.Image:
         raise UnreadableError(f"has no page {frame}") from None
     # Pillow's decoders fail with whatever their input provokes.
     except Exception as error:
-        raise UnreadableError(f"cannot be read as an image ({_plain(error, path)})") from None
+        raise UnreadableError(f"cannot be read as an image ({plain_words(error, path)})") from None
     return picture
 
 
@@ -146,7 +146,7 @@ def picture_size(reader: Reader, path: Path, frame: int | None) -> tuple[int, in
         with Image.open(path, formats=FORMATS) as picture:
             return picture.height, picture.width
     except Exception as error:
-        raise UnreadableError(f"cannot be read as an image ({_plain(error, path)})") from None
+        raise UnreadableError(f"cannot be read as an image ({plain_words(error, path)})") from None
 
 
 def read_mask(reader: Reader, path: Path, frame: int | None, *, classes: int) -> Grey:
@@ -256,8 +256,10 @@ def check_size(mask: tuple[int, ...], image: tuple[int, ...]) -> None:
         raise UnreadableError(f"is {mask[1]} x {mask[0]} pixels, its image {image[1]} x {image[0]}")
 
 
-def _plain(error: Exception, path: Path) -> str:
+def plain_words(error: Exception, path: Path) -> str:
     """The error's words without the file's name, which the caller says."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is none, or of a kind that is not known"
     return str(error).replace(repr(str(path)), "it").replace(str(path), "it")
 
 

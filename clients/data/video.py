@@ -114,6 +114,8 @@ class _plain:  # noqa: N801 - reads as a word in a with statement
         av.logging.set_level(av.logging.PANIC)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if error is None or kind is GeneratorExit:  # closed when Python ends, which imports nothing
+            return
         import av
 
         if isinstance(error, av.error.FFmpegError):

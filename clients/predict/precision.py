@@ -30,8 +30,8 @@ def in_precision(ensemble: SomeNetwork, precision: Precision, device: str = "cpu
     Args:
         ensemble: With its weights; left as it is.
         precision: `fp32`; `int8`: ResNet float32, transformer int8, the decoder's first half
-            bfloat16; `bf16`: everything in bfloat16. Of classifiers and somebody's own model `int8` quantises the
-            linear layers.
+            bfloat16; `bf16`: everything in bfloat16. Of classifiers and somebody's own model
+            `int8` quantises the linear layers.
         device: Where it will run. int8 is for CPUs.
 
     Raises:

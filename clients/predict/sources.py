@@ -14,7 +14,14 @@ from PIL import Image
 
 from clients.data import dicom, video
 from clients.data.manifest import MANIFEST, read_manifest
-from clients.data.readers import FORMATS, SUFFIXES, UnreadableError, coloured, read_pillow
+from clients.data.readers import (
+    FORMATS,
+    SUFFIXES,
+    UnreadableError,
+    coloured,
+    plain_words,
+    read_pillow,
+)
 from common.config.data import DataSpec
 from common.errors import InputError
 
@@ -182,8 +189,8 @@ def _pages(path: Path) -> int:
         with Image.open(path, formats=FORMATS) as picture:
             return int(getattr(picture, "n_frames", 1)) if picture.format == "TIFF" else 1
     except Exception as error:  # Pillow's decoders fail with whatever their input provokes
-        reason = str(error).replace(repr(str(path)), "it").replace(str(path), "it")
-        raise UnreadableError(f"cannot be read as an image ({reason})") from None
+        words = plain_words(error, path)
+        raise UnreadableError(f"cannot be read as an image ({words})") from None
 
 
 def _picture(path: Path, frame: int) -> NDArray[Any]:

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import av
 import nrrd
 import numpy as np
+import pydicom
 import pytest
 from monai.bundle.scripts import run as run_bundle
 from PIL import Image
@@ -196,6 +198,41 @@ def test_one_bad_file_does_not_stop_the_others(carried: Carried, tmp_path: Path)
     refused = [row for row in rows_of(tmp_path / "o") if row["flag"] == "refused"]
     assert len(refused) == 6
     assert all(row["note"] and not row["mask"] for row in refused)
+
+
+def test_each_wrong_file_is_named_with_its_fault(carried: Carried, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    rows, columns = np.mgrid[:90, :120]
+    photo = np.stack([2 * rows, 2 * columns, 255 - 2 * rows], axis=-1).astype(np.uint8)
+    Image.fromarray(photo).save(images / "photo.jpg")
+    whole = write_dicom(images / "cut.dcm", moving(4)).read_bytes()
+    (images / "cut.dcm").write_bytes(whole[: len(whole) // 2])
+    write_dicom(images / "none.dcm", moving(1), header={"NumberOfFrames": 0})
+    strange = pydicom.dcmread(write_dicom(images / "strange.dcm", moving(1)))
+    strange.file_meta.TransferSyntaxUID = pydicom.uid.HTJ2KLossless
+    strange.PixelData = pydicom.encaps.encapsulate([b"\0\0"])
+    strange["PixelData"].is_undefined_length = True
+    strange.save_as(images / "strange.dcm")
+    (images / "text.bmp").write_text("no picture")
+    write_video(images / "tiny.mp4", frames_of(carried))
+    (images / "tiny.mp4").write_bytes((images / "tiny.mp4").read_bytes()[:60])
+    Image.open(phantom(carried)[0]).save(images / "good.png")
+    outcome = predict(carried.bundle, images, tmp_path / "o", PLAIN)
+    assert outcome.frames == 1
+    notes = {row["source"]: row["note"] for row in rows_of(tmp_path / "o")}
+    faults = {
+        "photo": "is no grey ultrasound: .* of its pixels are coloured",
+        "cut": "is cut short: .* bytes of its pixels are there",
+        "none": "holds no frame",
+        "strange": r"High-Throughput.*1\.2\.840.*not supported",
+        "text": r"cannot be read as an image \(it is none, or of a kind that is not known\)",
+        "tiny": "cannot be read as a video",
+    }
+    assert set(notes) == {*faults, "good"}
+    for name, words in faults.items():
+        assert re.search(words, notes[name]), (name, notes[name])
+        assert any(str(images / name) in said for said in outcome.refused)
 
 
 def refusal(bundle: Path, given: Path, out: Path, settings: Settings = PLAIN) -> str:

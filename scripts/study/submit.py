@@ -57,7 +57,7 @@ def submit(
             )
         if stand is prepare.Stand.NEW:
             prepare.make_folder(folder, study)
-        settings = {"run": str(folder.absolute()), "jobs": len(study.sites)}
+        settings: dict[str, str | int] = {"run": str(folder.absolute()), "jobs": len(study.sites)}
         run_id = control.start(bundle.data, settings)
     write_file(folder / RUN_FILE, f"{run_id}\n".encode())
     return run_id

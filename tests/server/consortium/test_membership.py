@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.errors import InputError
 from common.joining import Request
@@ -33,7 +34,7 @@ def node_key() -> str:
 
 def csr(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | None = None) -> str:
     key = key or new_key()
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "somebody else")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody else")])
     algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA384()
     signed = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, algorithm)
     return signed.public_bytes(serialization.Encoding.PEM).decode()
@@ -63,7 +64,7 @@ def test_servers_are_called_what_they_are(place: Place) -> None:
         addresses = map(str, found.get_values_for_type(x509.IPAddress))
         names[path.name] = [*found.get_values_for_type(x509.DNSName), *addresses]
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        assert list(usage) == [x509.ExtendedKeyUsageOID.SERVER_AUTH]
+        assert list(usage) == [ExtendedKeyUsageOID.SERVER_AUTH]
     assert names == {
         "front.pem": ["center.example", "10.0.0.1"], "superlink.pem": ["localhost", "127.0.0.1"]
     }  # fmt: skip
@@ -77,7 +78,7 @@ def test_a_site_is_admitted(place: Place) -> None:
     # The name is the invitation's, whatever the request calls itself.
     assert certificate.subject.rfc4514_string() == "CN=ada"
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert list(usage) == [x509.ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     member = registers.read(place).site("ada")
     assert member.node_key == asked.node_key

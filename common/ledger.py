@@ -126,6 +126,11 @@ class Ledger:
         self._lock.close()
 
     @property
+    def is_broken(self) -> bool:
+        """Whether this writer can write no more; opening the ledger again may mend it."""
+        return bool(self._broken)
+
+    @property
     def head(self) -> str:
         """Hash of the last line."""
         assert self.last is not None

@@ -1,6 +1,7 @@
 """A gate's ledger: what its lines say of instructions, replies and refusals (docs/ledger.md)."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,7 +10,7 @@ from clients.gate.facts import InstructionFacts, ReplyFacts
 from clients.gate.policy import Policy
 from common.ledger import Ledger
 from common.ledger_check import read
-from common.ledger_format import LONGEST_LINE, Line
+from common.ledger_format import LONGEST_LINE, Event, Line
 from common.signing import make_key, read_key
 from common.wire.digest import told
 
@@ -35,7 +36,8 @@ class Book:
         key_path = folder / KEY_FILE
         key = read_key(key_path) if key_path.exists() else make_key(key_path)
         about = {"site": site, "mode": mode}
-        self.ledger = Ledger(folder / LEDGER_FILE, key, about, wait_s=wait_s)
+        self._open = partial(Ledger, folder / LEDGER_FILE, key, about, wait_s=wait_s)
+        self.ledger = self._open()
         self.is_new = self.ledger.last is not None and self.ledger.last.sequence == 0
 
     def __enter__(self) -> Self:
@@ -48,6 +50,13 @@ class Book:
         trace: TracebackType | None,
     ) -> None:
         self.ledger.close()
+
+    def _append(self, event: Event) -> Line:
+        """Write a line; where a disk was full and left half of one, open the ledger anew first."""
+        if self.ledger.is_broken:
+            self.ledger.close()
+            self.ledger = self._open()
+        return self.ledger.append(event)
 
     def letter(self, line: Line) -> Mapping[str, str | int]:
         """What goes beside a reply: the ledger's key, and where it stands."""
@@ -63,7 +72,7 @@ class Book:
         """Which policy is in force from here on."""
         manifests = {name: entry.sha256 for name, entry in policy.file.studies.items()}
         event = {"kind": "policy", "digest": policy.file.digest, "manifests": manifests}
-        self.ledger.append(event)
+        self._append(event)
 
     def instruction(self, asked: InstructionFacts, id_: str = "") -> Line:
         """An instruction came in.
@@ -74,18 +83,18 @@ class Book:
         """
         weights = {"tensors": len(asked.tensors), "bytes": asked.bytes, "digest": asked.digest}
         event = {"kind": "instruction", **about(asked), "bundle": asked.bundle, **weights}
-        return self.ledger.append(event | ({"id": id_} if id_ else {}))
+        return self._append(event | ({"id": id_} if id_ else {}))
 
     def receipt(self, line: str) -> None:
         """The server confirmed a reply."""
-        self.ledger.append({"kind": "receipt", "line": line[: LONGEST_LINE // 4]})
+        self._append({"kind": "receipt", "line": line[: LONGEST_LINE // 4]})
 
     def reply(self, asked: InstructionFacts, facts: ReplyFacts, answers: int) -> Line:
         """A reply (or a site's code) is let out; it may leave when this has returned."""
         if facts.error:
             code = {"code": facts.error, "instruction": answers}
-            return self.ledger.append({"kind": "error", **about(asked), **code})
-        return self.ledger.append(
+            return self._append({"kind": "error", **about(asked), **code})
+        return self._append(
             {
                 "kind": "reply",
                 **about(asked),
@@ -117,11 +126,11 @@ class Book:
         words = [reason[:500] for reason in why[:MOST_WORDS]]
         event: dict[str, Any] = {"kind": "refused", "way": way, "code": code, "why": words}
         event |= about(asked) if asked else {}
-        return self.ledger.append(event | ({"id": id_} if id_ else {}))
+        return self._append(event | ({"id": id_} if id_ else {}))
 
     def undelivered(self, asked: int, why: str) -> Line:
         """The server did not take the answer to an instruction, and never will."""
-        return self.ledger.append({"kind": "undelivered", "instruction": asked, "why": why[:500]})
+        return self._append({"kind": "undelivered", "instruction": asked, "why": why[:500]})
 
     def find(self, kinds: Sequence[str], **told: int | str) -> Line | None:
         """The last line of some kinds that says this; None where there is none."""

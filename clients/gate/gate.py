@@ -44,6 +44,8 @@ PATIENCE_S = 90.0
 """A SuperNode that has said nothing for so long is away."""
 MOST_ATTEMPTS = 10
 """How often one instruction is handed down before the server is told that no answer comes."""
+AGAIN_S = 10.0
+"""Between attempts to write what could not be written."""
 SLACK = 16 * 2**20
 """Bytes of heads and names that a reply may have beside its payload."""
 
@@ -275,7 +277,7 @@ class Gate:
                 return
             except (InputError, OSError) as error:
                 log.error("nothing leaves until this is mended: %s", error)
-                self.stopping.wait(10)
+                self.stopping.wait(AGAIN_S)
             except Exception as error:
                 # A fault of the gate's own must not keep the server waiting, nor let anything out.
                 log.exception("a reply could not be judged")

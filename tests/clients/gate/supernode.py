@@ -90,7 +90,8 @@ class Connection:
 @contextmanager
 def supernode(address: str) -> Iterator[Connection]:
     """Flower's own connection to a gate."""
-    node = None
+    node: Connection | None = None
+    failed: BaseException | None = None
     with pytest.MonkeyPatch.context() as patch:
         told = FleetHttpClient.DeactivateNode
 
@@ -100,9 +101,15 @@ def supernode(address: str) -> Iterator[Connection]:
         patch.setattr(FleetHttpClient, "DeactivateNode", deactivate)
         # Flower waits up to 20 s between attempts; a test need not.
         patch.setattr("flwr.supercore.retry.http_retry.MAX_RETRY_DELAY", 0.5)
-        with http_request_response(address, insecure=True) as callbacks:
+        with http_request_response(address, insecure=True, max_wait_time=90) as callbacks:
             node = Connection(*callbacks)
-            yield node
+            try:
+                yield node
+            except BaseException as error:
+                # Flower logs what goes wrong within, and goes on; a test must not.
+                failed = error
+    if failed is not None:
+        raise failed
 
 
 class Liar:

@@ -46,5 +46,6 @@ def test_without_a_step_and_while_choosing_counts_are_exact() -> None:
     reply = ReplyFacts(metrics={"images": 7})
     assert bucketed(asked(1), reply) is reply
     assert bucketed(asked(10, "select"), reply) is reply
-    for study in ({}, {"federation": {}}, {"federation": {"count_bucket": "10"}}):
+    studies: list[dict[str, Any]] = [{}, {"federation": {}}, {"federation": {"count_bucket": "10"}}]
+    for study in studies:
         assert bucket_of(study) == 1

@@ -13,7 +13,10 @@ _LINE = re.compile(r"^(?P<pid>\d+)\s+(?P<rest>.*)$")
 _BIRTHS = ("clone", "clone3", "fork", "vfork")
 _CALL = re.compile(rf"^(?P<call>{'|'.join((*CALLS, 'execve', *_BIRTHS))})\((?P<arguments>.*)")
 _RESUMED = re.compile(r"^<\.\.\. (?P<call>\w+) resumed>(?P<rest>.*)")
-_RESULT = re.compile(r"\)\s*= (?P<value>-?\d+)(?: (?P<error>E[A-Z0-9]+))?")
+_RESULT = re.compile(
+    r"\)\s*= (?P<value>-?\d+)(?: (?P<error>E[A-Z0-9]+))?"
+    r"(?: /\* (?P<outer>\d+) in strace's PID NS \*/)?"
+)
 _IPV4 = re.compile(r'sin_port=htons\((\d+)\), sin_addr=inet_addr\("([^"]+)"\)')
 _IPV6 = re.compile(r'sin6_port=htons\((\d+)\).*?inet_pton\(AF_INET6, "([^"]+)"')
 _UNIX = re.compile(r'sa_family=AF_UNIX, sun_path=(@?"[^"]*")')
@@ -75,7 +78,8 @@ def traced(command: list[str], record: Path) -> list[str]:
         record: Where strace writes.
     """
     return [
-        "strace", "-f", "-qq", "--seccomp-bpf", "-s", "256", "-e", "signal=none",
+        "strace", "-f", "-qq", "--seccomp-bpf", "--decode-pids=pidns", "-s", "256",
+        "-e", "signal=none",
         "-e", f"trace={','.join((*CALLS, 'execve', *_BIRTHS))}", "-o", str(record), "--", *command,
     ]  # fmt: skip
 
@@ -128,7 +132,7 @@ def _inherited(pid: str, programs: Mapping[str, str], parents: Mapping[str, str]
 def _births(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
     for pid, call, rest in _calls(lines):
         if call in _BIRTHS and (result := _RESULT.search(rest)) and int(result["value"]) > 0:
-            yield pid, result["value"]
+            yield pid, result["outer"] or result["value"]
 
 
 def _calls(lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:

@@ -1,14 +1,17 @@
 """The reviewer's experiment, step by step; each step notes what held in a `Proof`."""
 
+import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from clients import namespace
 from clients.gate.policy_file import load_policy
-from clients.supernode import can_be_shut_in
+from clients.supernode import INSIDE_PORT, can_be_shut_in
 from common.errors import InputError
 from common.ledger_check import read
 from scripts.audit import connections, controls, stage, staged
@@ -220,14 +223,19 @@ class Experiment:
             proof.skip("network", NETWORK, why)
             return
         allowed = {address for address, name in ports.items() if name == "gate's door"}
-        trained = [one for one in found if one.program in TRAINING and one.call == "connect"]
-        wrong = [one for one in trained if one.family != "unix" and not _inside(one, allowed)]
-        dialled = ", ".join(sorted({one.address for one in trained if one.family != "unix"}))
+        allowed.add(f"127.0.0.1:{INSIDE_PORT}")  # the SuperNode's own, inside
+        trained = [
+            one for one in found
+            if one.program in TRAINING and one.call != "bind" and one.family != "unix"
+        ]  # fmt: skip
+        wrong = [f"{one.program} {one.address}" for one in trained if one.address not in allowed]
+        if reached := probe():
+            wrong.append(f"from an empty network a probe reached {reached}")
         words = (
-            f"SuperNodes and ClientApps dialled {dialled}, in networks with nothing else in them"
+            f"SuperNodes and ClientApps dialled {', '.join(sorted({o.address for o in trained}))} "
+            "in networks of their own; from such a network a probe reached nothing"
         )
-        bad = "; ".join(f"{one.program} {one.address}" for one in wrong[:5])
-        proof.check("network", NETWORK, bool(trained) and not wrong, bad or words)
+        proof.check("network", NETWORK, bool(trained) and not wrong, "; ".join(wrong[:5]) or words)
 
     # Tricks.
 
@@ -261,16 +269,45 @@ class Experiment:
             proof.skip("door", DOOR, "strace is not installed")
 
 
-TRAINING = ("flower-supernode", "executor.py", "flwr-clientapp", "flower-superexec", "namespace.py")
+TRAINING = ("flower-supernode", "executor.py", "flwr-clientapp", "namespace.py")
 """Programs at a site that run, or may run, the study's code."""
 
 
-def _inside(one: Connection, allowed: set[str]) -> bool:
-    """Whether an address is the gate's door, or on the empty network's own loopback.
+PROBE = """
+import json, os, socket, sys
+sys.path[0:0] = [sys.argv[1]]
+import namespace
+namespace.leave(rooted=False)
+namespace.loopback_up()
+reached = []
+for host, port in json.loads(sys.argv[2]):
+    try:
+        socket.create_connection((host, port), timeout=3).close()
+        reached.append(f"{host}:{port}")
+    except OSError:
+        pass
+print(json.dumps(reached))
+"""
 
-    There is nothing else on that loopback: whatever is dialled there, is inside.
+
+def probe() -> str:
+    """What a process reaches from an empty network: nothing, or the claim falls.
+
+    It tries a listener of this machine, and addresses outside of it.
     """
-    return one.address in allowed or one.is_local
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        # The same listener can be reached from here: the probe is no probe of a closed door.
+        socket.create_connection(("127.0.0.1", port), timeout=3).close()
+        targets = json.dumps([["127.0.0.1", port], ["192.0.2.1", 80], ["8.8.8.8", 53]])
+        folder = str(Path(namespace.__file__).parent)
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE, folder, targets],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    if done.returncode:
+        return f"nothing can be said: {done.stderr.strip().splitlines()[-1:]}"
+    return ", ".join(json.loads(done.stdout))
 
 
 def secrets_of(made: Canaries, site: str) -> Callable[[int], Secret]:

@@ -54,6 +54,9 @@ class Recorder:
     Args:
         folder: Where the files go.
         target: Where the bytes go.
+
+    Attributes:
+        port: The loopback port that it listens on.
     """
 
     def __init__(self, folder: Path, target: Target) -> None:
@@ -61,6 +64,7 @@ class Recorder:
         self.folder = folder
         self.target = target
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = int(self.listener.getsockname()[1])
         self.lock = threading.Lock()
         self.open: set[socket.socket] = set()
         self.count = 0
@@ -68,11 +72,6 @@ class Recorder:
         self.failed: list[str] = []
         self.threads: list[threading.Thread] = []
         self.index: IO[str] = (folder / INDEX).open("a", encoding="utf-8")
-
-    @property
-    def port(self) -> int:
-        """The loopback port that it listens on."""
-        return int(self.listener.getsockname()[1])
 
     def __enter__(self) -> Self:
         self._begin(self._accept)

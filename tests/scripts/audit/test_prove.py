@@ -171,7 +171,7 @@ def test_a_folder_with_an_old_recording_is_not_overwritten(tmp_path: Path) -> No
 @pytest.mark.timeout(3600)
 def test_the_experiment_holds_on_this_machine(tmp_path: Path) -> None:
     done = subprocess.run(
-        [SONOFED, "audit", "prove", "--quick", "--keep", "--out", tmp_path / "audit"],
+        [str(SONOFED), "audit", "prove", "--quick", "--keep", "--out", str(tmp_path / "audit")],
         capture_output=True,
         text=True,
         check=False,
@@ -210,7 +210,7 @@ def test_a_sites_own_gate_is_tried_and_the_result_signed(tmp_path: Path) -> None
     staging = stage.rehearsal(tmp_path, quick=True, open_network=True)
     staging.prepare()
     site = staging.sites["canary-target"]
-    command = [SONOFED, "site", "check", "--egress", "--site", site.site_file]
+    command = [str(SONOFED), "site", "check", "--egress", "--site", str(site.site_file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert verify(site.ledger).problem is None

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.consensus import read_rules, settled_labels, settled_outlines
+from clients.consensus import read_rules, settled_labels, settled_outlines, words_of
 from clients.tables import one_writer, read_table, write_table
 from clients.words import (
     CLOSED_OUTLINES,
@@ -141,7 +141,7 @@ def counted_labels(site_folder: Path) -> dict[str, str]:
         closed = read_table(site_folder / "selection" / CLOSED, CLOSED_COLUMNS)
         return {row["id"]: row["label"] for row in closed}
     rules = read_rules(site_folder)
-    settled = settled_labels(read_labels(site_folder), read_decisions(site_folder), rules)
+    settled = settled_labels(words_of(read_labels(site_folder)), read_decisions(site_folder), rules)
     found = {id_: image.word for id_, image in settled.items() if image.word}
     if not rules.outlines:
         return found
@@ -155,7 +155,7 @@ def counted_outlines(site_folder: Path) -> dict[str, str]:
         path = site_folder / "selection" / CLOSED_OUTLINES
         closed = read_table(path, CLOSED_OUTLINE_COLUMNS)
         return {row["id"]: row["outline"] for row in closed}
-    outlines = read_outlines(site_folder)
+    outlines = words_of(read_outlines(site_folder))
     if not outlines:
         return {}
     settled = settled_outlines(

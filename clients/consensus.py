@@ -34,6 +34,8 @@ AGREE_DICE = 0.8
 
 State = Literal["open", "waiting", "agreed", "disputed", "decided"]
 Said = TypeVar("Said", Label, Outline)
+Words = dict[str, dict[str, Said]]
+"""Image to reader to the word that stands."""
 
 
 class Rules(BaseModel):
@@ -85,19 +87,22 @@ def write_rules(site_folder: Path, rules: Rules) -> None:
     write_bytes(site_folder / RULES, (json.dumps(rules.model_dump(), indent=1) + "\n").encode())
 
 
-def words_of(lines: Iterable[Said]) -> dict[str, dict[str, Said]]:
+def words_of(lines: Iterable[Said]) -> Words[Said]:
     """Image to reader to the word that stands: the latest by time, of equal times the last line."""
-    found: dict[str, dict[str, Said]] = {}
+    found: Words[Said] = {}
     for line in lines:
         of_image = found.setdefault(line.id, {})
         known = of_image.get(line.reader)
         if known is None or moment(line) >= moment(known):
             of_image[line.reader] = line
-    standing = {
-        id_: {reader: line for reader, line in of_image.items() if _word(line)}
-        for id_, of_image in found.items()
-    }
-    return {id_: of_image for id_, of_image in standing.items() if of_image}
+    taken_back = [
+        (id_, reader) for id_, said in found.items() for reader in said if not _word(said[reader])
+    ]
+    for id_, reader in taken_back:
+        del found[id_][reader]
+        if not found[id_]:
+            del found[id_]
+    return found
 
 
 def decided(decisions: Iterable[Decision], what: str) -> dict[str, str]:
@@ -191,10 +196,10 @@ def _word(line: Label | Outline) -> str:
 
 
 def settled_labels(
-    labels: Sequence[Label], decisions: Sequence[Decision], rules: Rules
+    words: Words[Label], decisions: Sequence[Decision], rules: Rules
 ) -> dict[str, Settled]:
     """How the readers stand on the label of each image that anybody spoke of."""
-    words, decision = words_of(labels), decided(decisions, "label")
+    decision = decided(decisions, "label")
     return {
         id_: settle_label(words.get(id_, {}), decision.get(id_, ""), rules)
         for id_ in dict.fromkeys((*words, *decision))
@@ -202,13 +207,10 @@ def settled_labels(
 
 
 def settled_outlines(
-    site_folder: Path,
-    outlines: Sequence[Outline],
-    decisions: Sequence[Decision],
-    rules: Rules,
+    site_folder: Path, words: Words[Outline], decisions: Sequence[Decision], rules: Rules
 ) -> dict[str, Settled]:
     """How the readers stand on the outline of each image that anybody outlined."""
-    words, decision = words_of(outlines), decided(decisions, "outline")
+    decision = decided(decisions, "outline")
     return {
         id_: settle_outline(words.get(id_, {}), decision.get(id_, ""), rules, site_folder)
         for id_ in dict.fromkeys((*words, *decision))

@@ -8,7 +8,7 @@ disagreed. An empty word takes an earlier one back.
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -135,7 +135,7 @@ def add_labels(site_folder: Path, new: Sequence[Label]) -> list[Label]:
         known = set(old)
         added = [label for label in dict.fromkeys(new) if label not in known]
         if added:
-            rows = [astuple(label) for label in (*old, *added)]
+            rows = [_cells(label) for label in (*old, *added)]
             write_table(site_folder / LABELS, LABEL_COLUMNS, rows)
     return added
 
@@ -173,7 +173,7 @@ def add_outlines(
             kept[line.id, line.reader] = line
             added.append(line)
         if added:
-            rows = [astuple(line) for line in kept.values()]
+            rows = [_cells(line) for line in kept.values()]
             write_table(site_folder / OUTLINES, OUTLINE_COLUMNS, rows)
             _drop(site_folder, before - {line.outline for line in kept.values()} - {""})
     return added
@@ -199,8 +199,13 @@ def read_decisions(site_folder: Path) -> list[Decision]:
 def add_decision(site_folder: Path, decision: Decision) -> None:
     """Add a line to decisions.csv."""
     with one_writer(site_folder):
-        rows = [astuple(line) for line in (*read_decisions(site_folder), decision)]
+        rows = [_cells(line) for line in (*read_decisions(site_folder), decision)]
         write_table(site_folder / DECISIONS, DECISION_COLUMNS, rows)
+
+
+def _cells(line: Label | Outline | Decision) -> tuple[str, ...]:
+    # As dataclasses.astuple, which copies deeply and takes seconds for a long table.
+    return tuple(vars(line).values())
 
 
 def outline_path(site_folder: Path, outline: str) -> Path:

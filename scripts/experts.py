@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.annotations import Choice, all_worklists
+from clients.annotations import Choice, all_worklists, is_closed
 from clients.asked import ASKED, Asked, keep_asked, read_asked
 from clients.settings import SiteSettings
 from clients.site_file import load_site
@@ -51,7 +51,7 @@ def place_of_site(file: Path, study: str = "") -> Place:
 
     Args:
         file: Its site.toml.
-        study: Name of the study, or of its folder; not needed where only one has selected.
+        study: Name of the study, or of its folder; not needed where only one waits for experts.
 
     Raises:
         InputError: If the file is not sound, the site no target, nothing has been selected, or
@@ -62,6 +62,7 @@ def place_of_site(file: Path, study: str = "") -> Place:
         raise InputError(f"{file}: {site.name} is a {site.role}; only a target's images are read")
     folders = sorted(path.parent.parent for path in site.folder.glob(f"*/selection/{ASKED}"))
     named = [f for f in folders if study in ("", f.name, f.name.rpartition("-")[0])]
+    named = [f for f in named if not is_closed(f)] or named
     if folders and len(named) != 1:
         names = ", ".join(folder.name for folder in folders)
         raise InputError(f"{site.name}: name one study with --study; there are {names}")

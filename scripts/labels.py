@@ -27,12 +27,17 @@ SiteName = Annotated[
     typer.Option(metavar="SITE", help="A target of the run; without --run the path of site.toml."),
 ]
 
+StudyName = Annotated[
+    str, typer.Option(metavar="STUDY", help="At a hospital's own site, where several studies wait.")
+]
+
 
 @app.command("template")
 def template(
     site: SiteName,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Table to write; must not be there.")],
     run: Run = None,
+    study: StudyName = "",
 ) -> None:
     """Write the table that readers fill in: every selected image, the most wanted first.
 
@@ -40,7 +45,7 @@ def template(
     back with `sonofed labels import`. Lines without a label are passed over, so a half-filled
     table can be imported too.
     """
-    place = _place(run, site)
+    place = _place(run, site, study)
     count = write_template(out, place.site, place.worklists)
     names = ", ".join(place.asked.labels)
     say(f"{out}: {count} images to annotate as one of {names}")
@@ -52,6 +57,7 @@ def export_labels(
     to: Annotated[Form, typer.Option(help="The other tool's form.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder; it will hold images.")],
     run: Run = None,
+    study: StudyName = "",
 ) -> None:
     """Write what was selected, and all that is said of it, for another tool.
 
@@ -60,7 +66,7 @@ def export_labels(
     folder holds images: it stays at the site. Images have names by which they are known again;
     keep the long number in them.
     """
-    place = _place(run, site)
+    place = _place(run, site, study)
     found = export(read_tasks(place.site, place.asked), to, out)
     say(f"{found.path}: {found.images} images, {found.labels} labels, {found.outlines} outlines")
     say(f"{out} holds images of {place.site.name}: it stays at the site")
@@ -76,6 +82,7 @@ def import_labels(
     ],
     site: SiteName,
     run: Run = None,
+    study: StudyName = "",
     reader: Annotated[
         str, typer.Option(metavar="NAME", help="Who read, where the file does not say.")
     ] = "",
@@ -86,7 +93,7 @@ def import_labels(
     taken. What is known already is passed over, so a file may be brought twice. How several
     readers' words count: docs/annotate.md.
     """
-    place = _place(run, site)
+    place = _place(run, site, study)
     folder = place.site.folder
     taken, silent = bring(file, place.site, place.asked, place.worklists, reader)
     outlines = f" and {len(taken.outlines)} outlines" if taken.outlines else ""
@@ -101,8 +108,8 @@ def import_labels(
     _say_standing(place.worklists, counted_labels(folder))
 
 
-def _place(run: Path | None, site: str) -> Place:
-    return place_of_site(Path(site)) if run is None else place_in_run(run, site)
+def _place(run: Path | None, site: str, study: str) -> Place:
+    return place_of_site(Path(site), study) if run is None else place_in_run(run, site)
 
 
 def _say_standing(worklists: dict[tuple[str, str], list[Choice]], labels: dict[str, str]) -> None:

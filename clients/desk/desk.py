@@ -368,11 +368,11 @@ class Desk:
 
     def _said(self) -> Now:
         folder, rules = self.site.folder, self.rules
-        labels, outlines = read_labels(folder), read_outlines(folder)
+        labels, outlines = words_of(read_labels(folder)), words_of(read_outlines(folder))
         decisions = read_decisions(folder)
         return Now(
-            words_of(labels),
-            words_of(outlines),
+            labels,
+            outlines,
             settled_labels(labels, decisions, rules),
             settled_outlines(folder, outlines, decisions, rules),
         )

@@ -50,7 +50,7 @@ def decision(word: str, time: str = "2027-03-05", what: str = "label") -> Decisi
 
 
 def state_of(*said: Label, decisions: tuple[Decision, ...] = (), rules: Rules = ONE) -> list[str]:
-    found = settled_labels(said, decisions, rules)["a"]
+    found = settled_labels(words_of(said), decisions, rules)["a"]
     return [found.state, found.word]
 
 
@@ -110,7 +110,7 @@ def test_a_decision_counts_until_it_is_taken_back() -> None:
 
 
 def test_what_was_taken_back_is_no_word() -> None:
-    assert settled_labels([label("a", "benign"), label("a", "", "2027-03-02")], [], ONE) == {}
+    assert words_of([label("a", "benign"), label("a", "", "2027-03-02")]) == {}
     found = settle_label({}, "", ONE)
     assert (found.state, found.word, dict(found.readers)) == ("open", "", {})
 
@@ -164,7 +164,7 @@ def test_outlines_that_overlap_agree_and_the_latest_counts(tmp_path: Path) -> No
     assert counted_outlines(tmp_path) == {"a": third}
     add_decision(tmp_path, Decision("a", "outline", first, "Dr C", utc("2027-03-05"), "0" * 64))
     assert counted_outlines(tmp_path) == {"a": first}
-    lines = read_outlines(tmp_path)
+    lines = words_of(read_outlines(tmp_path))
     found = settled_outlines(tmp_path, lines, [], Rules(readers=4))["a"]
     assert (found.state, len(found.readers)) == ("waiting", 3)
 

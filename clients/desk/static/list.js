@@ -5,7 +5,6 @@ export const TABS = {
   done: (item) => item.done,
   disputed: (item) => [item.label_state, item.outline_state].some((s) => s === "disputed"),
 };
-const NAME = 21;
 const EMPTY = {
   todo: "Nothing is left to read.", done: "Nothing is read yet.",
   disputed: "No two readers disagree.",
@@ -53,14 +52,15 @@ export function showList(state, choose) {
     const cell = (name, text, title = "") => {
       const span = document.createElement("span");
       span.className = name;
-      span.textContent = text;
+      // The end of an id tells it apart, so it is the beginning that is cut where it is too long.
+      span.append(name === "id" ? document.createElement("bdi") : "");
+      (span.firstElementChild ?? span).textContent = text;
       span.title = title;
       button.append(span);
     };
     const [said, kind] = words(item, state.desk.outlines, state.tab);
     cell("no", item.rank);
-    // The ends of names tell them apart.
-    cell("id", item.id.length > NAME ? `…${item.id.slice(1 - NAME)}` : item.id, item.id);
+    cell("id", item.id, item.id);
     cell(`said ${kind}`, said, item.reason);
     button.addEventListener("click", () => choose(item.n));
     row.append(button);

@@ -158,24 +158,38 @@ async function frame(place) {
 
 // --- what a reader says
 
+// What is pressed is about the image that is seen, never about one that is still on its way.
+const seen = () => state.image && state.image.n === state.n;
+
 async function label(text) {
-  if (!state.image) return;
+  if (!seen()) return;
   if (deciding()) {
     await decide("label", text);
     return;
   }
-  const { n, image_sha256 } = state.image;
+  const { n, image_sha256 } = state.image, before = item();
   const next = following(state.desk.images, state.tab, n, 1);
-  const answer = await send(() => say(`/api/images/${n}/label`, { label: text, image_sha256 }));
-  if (!answer) return;
-  done.push({ kind: "desk" });
-  if (state.n !== n) return;
-  $("live").textContent = `Saved: ${text}`;
-  if (answer.item.done && state.tab === "todo") await go(next === n ? null : next);
-  else showAll();
+  const last = { kind: "desk" };
+  done.push(last);
+  const saving = send(() => say(`/api/images/${n}/label`, { label: text, image_sha256 }));
+  const onward = state.tab === "todo" && (!state.desk.outlines || before.outlined);
+  if (onward) {
+    // The next image does not wait for the disk; if that fails, the reader is taken back.
+    state.desk.images[n] = { ...before, mine: text, done: true, skipped: false };
+    go(next === n ? null : next);
+  }
+  if (await saving) {
+    $("live").textContent = `Saved: ${text}`;
+    if (!onward && state.n === n) showAll();
+    return;
+  }
+  done.splice(done.indexOf(last), 1);
+  state.desk.images[n] = before;
+  if (onward) await go(n);
 }
 
 async function decide(what, word) {
+  if (!seen()) return;
   const { n, image_sha256 } = state.image;
   const next = following(state.desk.images, state.tab, n, 1);
   const answer = await send(() => say(`/api/images/${n}/decide`, { what, word, image_sha256 }));
@@ -188,7 +202,7 @@ async function decide(what, word) {
 }
 
 async function skip() {
-  if (!state.image || deciding()) return;
+  if (!seen() || deciding()) return;
   const { n } = state.image;
   const next = following(state.desk.images, state.tab, n, 1);
   if (!(await send(() => say(`/api/images/${n}/skip`, { skipped: true })))) return;

@@ -21,6 +21,7 @@ from tests.clients.desk.browser import WAIT_S, chromium, served
 from tests.clients.reading import reading_site, reading_study
 
 pytest.importorskip("selenium", reason="selenium drives the browser; it comes with .[dev]")
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -57,11 +58,19 @@ class Reader:
 
     def until(self, holds: Callable[[], Any]) -> None:
         end = time.monotonic() + WAIT_S
-        while not holds():
+        while not self.now(holds):
             assert time.monotonic() < end, "the page did not come so far"
             time.sleep(0.02)
 
+    @staticmethod
+    def now(holds: Callable[[], Any]) -> bool:
+        try:
+            return bool(holds())
+        except (NoSuchElementException, StaleElementReferenceException):
+            return False  # the page is not there yet, or is being drawn anew
+
     def saved(self) -> None:
+        """All that was said is on the disk; the page goes on before."""
         self.until(lambda: self.text("#saved") == "Saved")
 
     def place(self, x: float, y: float) -> tuple[int, int]:
@@ -133,11 +142,13 @@ def test_labels_by_keys_skip_undo_reload(reader: Reader, site: SiteSettings) -> 
     assert reader.text("#rank") == "No. 1"
     reader.keys("2")
     reader.until(lambda: reader.text("#rank") == "No. 2")
+    reader.saved()
     assert counted_labels(site.folder) == {ids[0]: "malignant"}
     reader.keys("1")
     reader.until(lambda: reader.text("#rank") == "No. 3")
     reader.keys("u")
     reader.until(lambda: reader.text("#rank") == "No. 2")
+    reader.saved()
     assert counted_labels(site.folder) == {ids[0]: "malignant"}
     assert reader.text("#progress") == "1 of 6 read"
     reader.keys("s")
@@ -149,7 +160,9 @@ def test_labels_by_keys_skip_undo_reload(reader: Reader, site: SiteSettings) -> 
         reader.until(lambda rank=rank: reader.text("#rank") == rank)  # type: ignore[misc]
     reader.keys("1")
     reader.until(lambda: reader.one("#finished").is_displayed())
+    reader.saved()
     assert counted_labels(site.folder) == dict.fromkeys(ids, "benign") | {ids[0]: "malignant"}
+    reader.saved()
     reader.browser.refresh()
     reader.until(lambda: reader.text("#progress") == "6 of 6 read")
     assert reader.text("#reader") == "Dr A"
@@ -157,6 +170,19 @@ def test_labels_by_keys_skip_undo_reload(reader: Reader, site: SiteSettings) -> 
     reader.until(lambda: reader.text("#rank") == "No. 1")
     pressed = reader.one("#labels [aria-pressed=true]")
     assert pressed.get_attribute("data-label") == "malignant"
+
+
+def test_keys_in_a_hurry_are_never_said_of_another_image(
+    reader: Reader, site: SiteSettings
+) -> None:
+    """What is pressed while the next image is on its way is dropped, not said of either."""
+    ids = [x.get_attribute("title") for x in reader.browser.find_elements(By.CSS_SELECTOR, ".id")]
+    reader.keys(*"1212")
+    reader.until(lambda: reader.text("#rank") != "No. 1")
+    reader.saved()
+    said = [(label.id, label.label) for label in read_labels(site.folder)]
+    assert said[0] == (ids[0], "benign")
+    assert len({id_ for id_, _ in said}) == len(said)
 
 
 def test_frames_do_not_change_what_is_labelled(reader: Reader, site: SiteSettings) -> None:
@@ -170,6 +196,7 @@ def test_frames_do_not_change_what_is_labelled(reader: Reader, site: SiteSetting
     reader.until(lambda: reader.text("#filmtext") == before)
     reader.keys(Keys.ARROW_DOWN if place < 3 else Keys.ARROW_UP, "1")
     reader.until(lambda: reader.text("#rank") == "No. 2")
+    reader.saved()
     assert counted_labels(site.folder) == {first: "benign"}
 
 
@@ -196,6 +223,7 @@ def test_a_polygon_is_what_was_clicked_and_survives_a_reload(
     reader.keys("2")
     reader.until(lambda: reader.text("#rank") == "No. 2")
     assert reader.text("#drawn") == "Not outlined yet."
+    reader.saved()
     reader.browser.refresh()
     reader.until(lambda: reader.text("#progress") == "1 of 6 read")
     reader.one("[data-tab=done]").click()
@@ -234,6 +262,7 @@ def test_brush_eraser_and_undo_stroke_by_stroke(reader: Reader, site: SiteSettin
     reader.until(lambda: reader.text("#rank") == "No. 2")
     reader.keys("u")
     reader.until(lambda: reader.text("#rank") == "No. 1")
+    reader.saved()
     assert [label.label for label in read_labels(site.folder)] == ["benign", ""]
 
 
@@ -250,6 +279,7 @@ def test_two_classes_and_two_readers(reader: Reader, door: Door, site: SiteSetti
     reader.saved()
     reader.keys("1")
     reader.until(lambda: reader.text("#rank") == "No. 2")
+    reader.saved()
     reader.enter(door, "Dr B")
     assert reader.text("[data-tab=disputed] b") == "0"
     assert not reader.one("#words").is_displayed()
@@ -258,6 +288,7 @@ def test_two_classes_and_two_readers(reader: Reader, door: Door, site: SiteSetti
     reader.saved()
     reader.keys("2")
     reader.until(lambda: reader.text("[data-tab=disputed] b") == "1")
+    reader.saved()
     assert counted_labels(site.folder) == counted_outlines(site.folder) == {}
     reader.one("[data-tab=disputed]").click()
     reader.until(lambda: reader.one("#words").is_displayed())
@@ -269,6 +300,7 @@ def test_two_classes_and_two_readers(reader: Reader, door: Door, site: SiteSetti
     reader.until(lambda: counted_outlines(site.folder))
     reader.keys("2")
     reader.until(lambda: reader.text("[data-tab=disputed] b") == "0")
+    reader.saved()
     assert list(counted_labels(site.folder).values()) == ["malignant"]
     (digest,) = counted_outlines(site.folder).values()
     assert set(np.unique(read_mask_of(site.folder, digest, 2))) == {0, 1, 2}

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from clients.annotations import annotated
+from clients.annotations import annotated, close_labels, read_labels
+from clients.asked import keep_asked
 from clients.consensus import Rules, read_rules
 from clients.settings import SiteSettings
 from clients.site_list import read_sites, write_sites
@@ -203,6 +205,7 @@ def test_a_hospitals_own_site(
     path = site_file(tmp_path, site)
     said = sonofed("site", "desk", "--no-browser", "--site", path)
     assert (said.code, said.err.count("no study has selected an image here yet")) == (2, 1)
+    assert sonofed("labels", "export", "--site", path, "--to", "csv", "--out", "x").code == 2
     # What the study asks is written where its images are selected; here by the command for runs.
     sonofed("labels", "template", "--run", run, "--site", "bo", "--out", tmp_path / "t.csv")
     with running("--site", path, "--readers", 2) as desk:
@@ -225,3 +228,30 @@ def test_a_hospitals_own_site(
     said = sonofed("site", "desk", "--no-browser", "--site", source)
     assert said.code == 2
     assert "only a target's images are read" in said.err
+
+
+def test_the_study_that_waits_of_several(
+    sonofed: Command, site: SiteSettings, tmp_path: Path
+) -> None:
+    """In a consortium each study has a folder of its own below the site's."""
+    work = site.folder.parent / "work"
+    path = site_file(tmp_path, site.model_copy(update={"folder": work}))
+    for name in "pq":
+        folder = work / f"{name}-0123abcd"
+        shutil.copytree(site.folder, folder)
+        keep_asked(folder, study_of(labels="file").model_copy(update={"name": name}))
+    table = tmp_path / "t.csv"
+    for more in ([], ["--study", "r"]):
+        said = sonofed("labels", "template", "--site", path, "--out", table, *more)
+        assert said.code == 2
+        assert "name one study with --study; there are p-0123abcd, q-0123abcd" in said.err
+    for study in ("q", "q-0123abcd"):
+        said = sonofed("labels", "export", "--site", path, "--study", study, "--to", "csv",
+                       "--out", tmp_path / study)  # fmt: skip
+        assert said.code == 0, said.err
+    close_labels(work / "p-0123abcd")
+    with running("--site", path) as desk:  # one of the two still waits
+        desk.enter("Dr A")
+        desk.label(0, "benign")
+    assert len(read_labels(work / "q-0123abcd")) == 1
+    assert read_labels(work / "p-0123abcd") == []

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from clients.app import app
 from clients.gate.facts import exchange_name
 from clients.gate.manifest import Exchange, Manifest, Metric, Tensor
-from clients.gate.policy import (
+from clients.gate.policy import Policy
+from clients.gate.rules import (
     Bundles,
     Cohort,
     Limits,
-    Policy,
     PolicyFile,
     Release,
     Rule,

@@ -17,8 +17,8 @@ from flwr.clientapp import ClientApp
 from clients import app as site_app
 from clients.exchanges import simulation_policy
 from clients.gate.book import Book
-from clients.gate.buckets import bucketed
 from clients.gate.facts import InstructionFacts, RefusedError, ReplyFacts
+from clients.gate.judging import TurnedAwayError, let_in, let_out, turn_away
 from clients.gate.payload import (
     INSTRUCTION,
     read_instruction,
@@ -27,7 +27,7 @@ from clients.gate.payload import (
     write_error,
     write_reply,
 )
-from clients.gate.policy import Policy, judge
+from clients.gate.policy import Policy
 from clients.gate.policy_file import load_policy
 from clients.settings import SiteSettings
 from common.errors import InputError
@@ -98,13 +98,11 @@ def _answer(message: Message, context: Context, run: Run, site: SiteSettings) ->
             words = (str(error),)
             return _refuse(book, message, "in", REFUSED_INSTRUCTION, words, asked)
         _name_policy(book, policy)
-        verdict = judge(policy, asked)
-        if not verdict.passes:
-            return _refuse(book, message, "in", verdict.code, verdict.why, asked)
         below, receipt = without_receipt(message)
-        if receipt:
-            book.receipt(receipt)
-        came = book.instruction(asked)
+        try:
+            came = let_in(book, policy, asked, receipt)
+        except TurnedAwayError as away:
+            return _told(book, message, away)
     # Training takes its time; the ledger is not held meanwhile.
     reply = run(below, context)
     with _open(site) as book:
@@ -149,11 +147,10 @@ def _let_out(
 ) -> Message:
     # Adding up a day means reading the ledger; the simulation's own policy has no limit to hold.
     sent = book.sent_today() if site.policy is not None else 0
-    verdict = judge(policy, asked, facts, sent_today=sent)
-    if not verdict.passes:
-        return _refuse(book, message, "out", verdict.code, verdict.why, asked)
-    facts = bucketed(asked, facts)
-    line = book.reply(asked, facts, came)
+    try:
+        line, facts = let_out(book, policy, asked, facts, came, sent_today=sent)
+    except TurnedAwayError as away:
+        return _told(book, message, away)
     return write_reply(reply, facts, message, book.letter(line))
 
 
@@ -165,9 +162,12 @@ def _refuse(
     why: tuple[str, ...],
     asked: InstructionFacts | None = None,
 ) -> Message:
-    line = book.refused(way, code, why, asked)
-    log.error("%s: %s", book.ledger.path, "; ".join(why))
-    return write_error(message, code, f"ledger line {line.sequence}")
+    return _told(book, message, turn_away(book, way, code, why, asked))
+
+
+def _told(book: Book, message: Message, away: TurnedAwayError) -> Message:
+    log.error("%s: %s", book.ledger.path, away)
+    return write_error(message, away.code, away.told)
 
 
 def _open(site: SiteSettings) -> Book:

@@ -126,7 +126,8 @@ def load_site(path: Path) -> SiteFile:
         read = SiteFile.model_validate(tables)
     except ValidationError as error:
         raise InputError([f"{path}: {line}" for line in _sentences(error)]) from None
-    return _anchored(read, path.absolute().parent)
+    anchored: SiteFile = _anchored(read, path.absolute().parent)
+    return anchored
 
 
 def _anchored(value: Any, start: Path) -> Any:

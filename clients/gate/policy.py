@@ -4,17 +4,14 @@ The same `judge` stands between a SuperNode and the network, and in every messag
 What no rule allows is refused. The policy is the site's own: no study can widen it.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from clients.gate.facts import InstructionFacts, ReplyFacts, TensorFacts
 from clients.gate.manifest import Exchange, Manifest, Tensor
+from clients.gate.rules import Cohort, PolicyFile, Release, Rule, Rules, StageRules, short
 from common.wire.gate import (
     REFUSED_COHORT,
     REFUSED_CONTENT,
@@ -25,140 +22,7 @@ from common.wire.gate import (
 )
 
 MB = 1_000_000
-SHOWN = 60
-"""Letters of a foreign word that a reason shows."""
-
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "bool")
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
-
-
-class Rule(_Table):
-    """What a value may be: a whole number or not, a range, or one of a list."""
-
-    kind: Literal["count", "number"] | None = Field(
-        default=None, description="count: whole numbers only"
-    )
-    low: float | None = Field(default=None, description="smallest")
-    high: float | None = Field(default=None, description="largest")
-    values: tuple[bool | int | float | str, ...] | None = Field(
-        default=None, description="the only ones"
-    )
-
-    def problem(self, value: object) -> str:
-        """Why a value breaks the rule; empty where it does not."""
-        if self.values is not None and not any(
-            value == allowed and isinstance(value, bool) == isinstance(allowed, bool)
-            for allowed in self.values
-        ):
-            return f"{_short(value)} is none of {list(self.values)}"
-        if self.kind is None and self.low is None and self.high is None:
-            return ""
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return f"{_short(value)} is no number"
-        if self.kind == "count" and not isinstance(value, int):
-            return f"{value} is no whole number"
-        if self.low is not None and value < self.low:
-            return f"{value} is below {self.low:g}"
-        if self.high is not None and value > self.high:
-            return f"{value} is above {self.high:g}"
-        return ""
-
-
-Rules = dict[str, Rule]
-"""Rules by shell pattern; every pattern that matches must hold, and one must match."""
-
-
-class StudyEntry(_Table):
-    """A study that the site takes part in."""
-
-    manifest: str = Field(description="file with its manifest, beside the policy")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of that file")
-
-
-class StageRules(_Table):
-    """What holds for one stage only. A stage without a table is refused."""
-
-    message_mb: float | None = Field(
-        default=None, gt=0, description="instead of [limits] message_mb"
-    )
-    update_norm: float | None = Field(
-        default=None, gt=0, description="|weights out - weights in| at most this times |weights in|"
-    )
-    metrics: Rules = Field(default={}, description="beside [metrics]")
-
-
-class Limits(_Table):
-    """Bytes that may leave."""
-
-    message_mb: float = Field(default=500.0, gt=0, description="one reply, in MB (10^6 bytes)")
-    day_mb: float = Field(default=20_000.0, gt=0, description="a day (UTC), in MB")
-
-
-class Cohort(_Table):
-    """No answer about fewer people than this."""
-
-    minimum: int = Field(default=5, ge=1, description="a count between 1 and this is refused")
-    counts: tuple[str, ...] = Field(
-        default=("patients", "train_patients", "test_patients", "*.n_patients", "val_patients"),
-        description="metrics that count people (or what stands for them): shell patterns",
-    )
-
-
-class Normalisation(_Table):
-    """Running means and variances of BatchNorm: averages over the site's images."""
-
-    statistics: bool = Field(default=True, description="whether they may leave")
-    names: tuple[str, ...] = Field(
-        default=("*running_mean", "*running_var", "*num_batches_tracked"),
-        description="shell patterns",
-    )
-
-
-class Release(_Table):
-    """Weights that can reproduce images leave only with the measured share that do."""
-
-    stages: tuple[str, ...] = Field(default=("diffusion",), description="whose weights these are")
-    metrics: tuple[str, ...] = Field(
-        default=("memorisation_features", "memorisation_correlation"),
-        description="all must be there",
-    )
-    threshold: float = Field(default=0.10, gt=0, le=1, description="each must be below this")
-
-
-class Bundles(_Table):
-    """Code that may run here."""
-
-    approved: tuple[str, ...] = Field(
-        default=(), description="SHA-256 of bundles; or use gate approve"
-    )
-    any: bool = Field(
-        default=False, description="true only in a simulation: the code is not checked"
-    )
-
-
-class PolicyFile(_Table):
-    """A site's policy as its file says it."""
-
-    site: str = Field(min_length=1, description="the site's name in its studies")
-    studies: dict[str, StudyEntry] = Field(description="by the study's name")
-    stages: dict[str, StageRules] = Field(description="stages that the site takes part in")
-    metrics: Rules = Field(description="every scalar that may leave, by pattern")
-    study: Rules = Field(description="every key of a study, by pattern, and what it may be")
-    integers: Rules = Field(default={}, description="values in tensors of whole numbers, by name")
-    limits: Limits = Limits()
-    cohort: Cohort = Cohort()
-    normalisation: Normalisation = Normalisation()
-    release: Release = Release()
-    bundles: Bundles = Bundles()
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) of what the file says, however it is laid out."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -241,10 +105,10 @@ def _instruction(policy: Policy, asked: InstructionFacts) -> Problems:
 def _instruction_words(policy: Policy, file: PolicyFile, asked: InstructionFacts) -> Iterator[str]:
     name = str(asked.study.get("name"))
     if name not in file.studies:
-        yield f"study {_short(name)}: the site takes no part in it"
+        yield f"study {short(name)}: the site takes no part in it"
         return
     if asked.stage not in file.stages:
-        yield f"stage {_short(asked.stage)}: the site takes no part in it"
+        yield f"stage {short(asked.stage)}: the site takes no part in it"
         return
     known = file.bundles.any or asked.bundle in file.bundles.approved
     if not known and asked.bundle not in policy.approved:
@@ -252,7 +116,7 @@ def _instruction_words(policy: Policy, file: PolicyFile, asked: InstructionFacts
     yield from study_problems(file.study, asked.study)
     exchange = policy.exchange(asked)
     if exchange is None:
-        yield f"{_short(asked.exchange)}: the manifest of {name} has no such message"
+        yield f"{short(asked.exchange)}: the manifest of {name} has no such message"
         return
     for words in _tensors(asked.tensors, exchange.down):
         yield f"weights in: {words}"
@@ -263,11 +127,11 @@ def study_problems(rules: Rules, study: Mapping[str, Any]) -> Iterator[str]:
     for key, value in leaves(study):
         matching = [rule for pattern, rule in rules.items() if fnmatchcase(key, pattern)]
         if not matching:
-            yield f"study, {_short(key)}: no rule allows this key"
+            yield f"study, {short(key)}: no rule allows this key"
         for rule in matching:
             words = "" if value is None else rule.problem(value)
             if words:
-                yield f"study, {_short(key)}: {words}"
+                yield f"study, {short(key)}: {words}"
 
 
 def leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
@@ -306,7 +170,7 @@ def _tensors(got: tuple[TensorFacts, ...], wanted: tuple[Tensor, ...]) -> Iterat
         return
     for tensor, spec in zip(got, wanted, strict=True):
         if (tensor.dtype, tensor.shape) != (spec.dtype, spec.shape):
-            told = f"{_short(tensor.dtype)} {list(tensor.shape)}"
+            told = f"{short(tensor.dtype)} {list(tensor.shape)}"
             yield f"{spec.name}: is {told}, the manifest says {spec.dtype} {list(spec.shape)}"
         elif not tensor.finite:
             yield f"{spec.name}: holds NaN or infinity"
@@ -318,7 +182,7 @@ def _names(names: list[str], expected: list[str]) -> Iterator[str]:
     if missing:
         yield f"{missing[0]}: is missing, with {len(missing) - 1} more"
     if extra:
-        yield f"{_short(extra[0])}: is not in the manifest, with {len(extra) - 1} more"
+        yield f"{short(extra[0])}: is not in the manifest, with {len(extra) - 1} more"
     if not missing and not extra:
         wrong = next((a for a, b in zip(expected, names, strict=False) if a != b), names[-1])
         yield f"{wrong}: is not in the manifest's order"
@@ -336,7 +200,7 @@ def _metrics(
     for name, value in reply.metrics.items():
         spec = exchange.metrics.get(name)
         if spec is None:
-            yield f"metric {_short(name)}: is not in the manifest"
+            yield f"metric {short(name)}: is not in the manifest"
             continue
         matching = [rule for pattern, rule in rules if fnmatchcase(name, pattern)]
         if not matching:
@@ -413,8 +277,3 @@ def _release(release: Release, stage: str, reply: ReplyFacts) -> Problems:
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN else text[:SHOWN] + "..."

@@ -10,7 +10,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from clients.gate import manifest
-from clients.gate.policy import Policy, PolicyFile
+from clients.gate.policy import Policy
+from clients.gate.rules import PolicyFile
 from common.errors import InputError
 
 

@@ -137,7 +137,7 @@ class Arrival:
     def __init__(self, exchange: Exchange, request: PushMessagesRequest) -> None:
         self.exchange = exchange
         tree = request.message_object_trees[0]
-        self.root = tree.object_id
+        self.root: str = tree.object_id
         self.ids = tree_ids(tree)
         self.known = frozenset(self.ids)
         self.lock = threading.Lock()

@@ -76,7 +76,10 @@ class Exchange:
 
     def pulled(self, name: str) -> PullMessagesResponse:
         """The instruction as it came ("asked") or as it is handed down ("down")."""
-        return PullMessagesResponse.FromString((self.folder / f"{name}.pb").read_bytes())
+        found: PullMessagesResponse = PullMessagesResponse.FromString(
+            (self.folder / f"{name}.pb").read_bytes()
+        )
+        return found
 
     def pushed(self, name: str) -> PushMessagesRequest | None:
         """The reply as it came ("reply") or as it leaves ("out"); None before."""

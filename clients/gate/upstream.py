@@ -119,7 +119,7 @@ class Transport(FleetHttpClient):
             raise UpstreamError(f"{path}: {type(error).__name__}: {error}") from None
         if response.status_code != 200:
             raise _no(path, response.status_code, body)
-        answer = response_type()
+        answer: Answer = response_type()
         try:
             answer.ParseFromString(body)
         except DecodeError:

@@ -18,7 +18,8 @@ from clients.gate.book import Book
 from clients.gate.facts import InstructionFacts, exchange_name
 from clients.gate.manifest import Manifest
 from clients.gate.payload import read_reply, write_reply
-from clients.gate.policy import Bundles, Policy, PolicyFile, Rule, StageRules, StudyEntry, judge
+from clients.gate.policy import Policy, judge
+from clients.gate.rules import Bundles, PolicyFile, Rule, StageRules, StudyEntry
 from common.models.transunet import PresetName
 from common.wire.crossing import Crossing
 from common.wire.payload import payload_bytes

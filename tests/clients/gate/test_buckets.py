@@ -37,7 +37,7 @@ def test_every_count_of_people_and_images_is_one_and_nothing_else() -> None:
     counts = {name: 7 for name in specs if name not in ("loss", "loss_first", "val_loss")}
     reply = bucketed(asked(10), ReplyFacts(metrics={**counts, "val_loss": 0.7, "confidence": 1.0}))
     exact = {name for name, value in reply.metrics.items() if value == 7}
-    # A place in a list, an epoch, and a number that only stands for a share are no counts of people.
+    # A place in a list, an epoch, and a number that stands for a share here are no counts.
     assert exact == {"site", "unit", "best_epoch", "val_dice"}
     assert (reply.metrics["val_loss"], reply.metrics["confidence"]) == (0.7, 1.0)
 

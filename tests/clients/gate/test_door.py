@@ -15,7 +15,7 @@ from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest, PushObjectResp
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import get_object_tree
 
-from clients.gate.policy import Limits
+from clients.gate.rules import Limits
 from common.wire import gate as codes
 from server.receipts import Receipts, take_letter
 from tests.clients.gate.center import NODE, Center, Keys

@@ -17,7 +17,7 @@ from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE as CHUNK
 from clients.gate import approvals
 from clients.gate.book import Book
 from clients.gate.manifest import Exchange, Manifest, Tensor
-from clients.gate.policy import Bundles, StageRules
+from clients.gate.rules import Bundles, StageRules
 from clients.gate.spool import Spool
 from common.errors import InputError
 from common.ledger_check import read, verify

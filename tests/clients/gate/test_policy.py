@@ -14,19 +14,9 @@ from clients.exchanges import manifest_of, simulation_policy
 from clients.gate import manifest
 from clients.gate.facts import InstructionFacts, ReplyFacts
 from clients.gate.payload import read_instruction, read_reply
-from clients.gate.policy import (
-    Bundles,
-    Cohort,
-    Limits,
-    Normalisation,
-    Policy,
-    Release,
-    Rule,
-    StageRules,
-    judge,
-    leaves,
-)
+from clients.gate.policy import Policy, judge, leaves
 from clients.gate.policy_file import load_file, load_policy, parse
+from clients.gate.rules import Bundles, Cohort, Limits, Normalisation, Release, Rule, StageRules
 from common.errors import InputError
 from common.wire.crossing import STEPS
 from common.wire.gate import (

@@ -14,7 +14,8 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from clients.gate.manifest import Exchange, Manifest, Metric, Tensor
 from clients.gate.objects import object_id, open_held
-from clients.gate.policy import Bundles, Policy, PolicyFile, Rule, StageRules, StudyEntry
+from clients.gate.policy import Policy
+from clients.gate.rules import Bundles, PolicyFile, Rule, StageRules, StudyEntry
 from clients.gate.tensors import refused
 
 STUDY: dict[str, Any] = {

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from common import page
 from common.wire.gate import GATE_ERRORS
-from scripts.audit.summary import Row, Summary
+from scripts.audit.summary import Row, Summary, checked
 
 TEMPLATES = Path(__file__).parent / "templates"
 REPLIES_SHOWN = 2000
@@ -28,6 +28,7 @@ def write_page(found: Summary, path: Path) -> None:
         replies=[_reply(line) for line in found.replies[-REPLIES_SHOWN:]],
         hidden=max(0, len(found.replies) - REPLIES_SHOWN),
         refused=[_refused(line) for line in found.refused],
+        checks=[{"line": line.sequence, "words": checked(line)} for line in found.checks],
         days=figure_of_days(found) if len(found.days) > 1 else "",
         stages=figure_of_stages(found) if found.rows else "",
     )

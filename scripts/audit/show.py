@@ -9,7 +9,7 @@ from rich.table import Table
 from common.ledger_check import read
 from common.page import count, megabytes
 from scripts.audit.page import write_page
-from scripts.audit.summary import Row, Summary, summarise
+from scripts.audit.summary import Row, Summary, checked, summarise
 from scripts.live import say
 from scripts.live import show as show_table
 
@@ -43,6 +43,8 @@ def show(
     for line in found.refused:
         way = "not let in" if line.event["way"] == "in" else "not let out"
         say(f"line {line.sequence}: {way} (code {line.event['code']}): {line.event['why'][0]}")
+    for line in found.checks:
+        say(f"line {line.sequence}: {checked(line)}")
     if html or out is not None:
         target = out or path.with_suffix(".html")
         write_page(found, target)

@@ -55,6 +55,7 @@ class Summary:
         receipts: How many replies the server confirmed in the ledger itself.
         days: Bytes that left by day (UTC).
         policies: Digests of policies that were in force.
+        checks: Each time that the gate was tried (`sonofed site check --egress`): its line.
     """
 
     site: str = ""
@@ -69,6 +70,7 @@ class Summary:
     receipts: int = 0
     days: dict[str, int] = field(default_factory=dict)
     policies: list[str] = field(default_factory=list)
+    checks: list[Line] = field(default_factory=list)
 
     @property
     def left_bytes(self) -> int:
@@ -96,6 +98,8 @@ def summarise(lines: Iterable[Line]) -> Summary:
                 found.policies.append(str(event["digest"]))
             case "receipt":
                 found.receipts += 1
+            case "checked":
+                found.checks.append(line)
             case "instruction":
                 row = _row(found, event)
                 row.came += 1
@@ -116,6 +120,15 @@ def summarise(lines: Iterable[Line]) -> Summary:
                 if "message" in event:
                     _row(found, event).refused += 1
     return found
+
+
+def checked(line: Line) -> str:
+    """What a line on a tried gate says."""
+    event = line.event
+    words = f"the gate was tried on {line.time[:10]}: {event['caught']} of {event['tricks']} tricks"
+    told = [f"{name} failed" for name in event["failed"]]
+    told += [f"{name} was skipped" for name in event["skipped"]]
+    return "; ".join([f"{words} caught", *told])
 
 
 def _row(found: Summary, event: Any) -> Row:

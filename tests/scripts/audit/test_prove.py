@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from clients.gate.book import Book
 from clients.supernode import can_be_shut_in
 from common.errors import InputError
 from common.ledger_check import read, verify
@@ -16,11 +17,13 @@ from scripts.audit.canary import Canaries
 from scripts.audit.capture import Account
 from scripts.audit.connections import Connection
 from scripts.audit.controls import Control, Controls
+from scripts.audit.egress import event_of
 from scripts.audit.experiment import Experiment, note_controls, note_door
 from scripts.audit.proof import LIMITS, Proof
 from scripts.audit.proof_page import programs, write_page
 from scripts.audit.reconcile import SiteAccount
 from scripts.audit.search import Found, Hit
+from scripts.audit.show import show
 from server.consortium import front
 
 SONOFED = Path(sys.executable).parent / "sonofed"
@@ -218,3 +221,19 @@ def test_a_sites_own_gate_is_tried_and_the_result_signed(tmp_path: Path) -> None
     assert event["kind"] == "checked"
     assert event["holds"] == "yes"
     assert event["caught"] == event["tricks"] > 40
+
+
+def test_audit_show_tells_that_a_gate_was_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proof = Proof(quick=True)
+    proof.controls = a_proof().controls
+    assert proof.controls is not None
+    note_controls(proof, proof.controls)
+    proof.skip("door", experiment.DOOR, "strace is not installed")
+    with Book(tmp_path, "west", "gate") as book:
+        book.ledger.append(event_of(proof, "0" * 64))
+    show(tmp_path, out=tmp_path / "page.html")
+    words = "2 of 2 tricks caught; door was skipped"
+    assert words in capsys.readouterr().out
+    assert words in (tmp_path / "page.html").read_text(encoding="utf-8")

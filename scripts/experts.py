@@ -1,5 +1,7 @@
 """Where the experts' commands work: a target of a run on this machine, or a hospital's own site."""
 
+import os
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +70,29 @@ def place_of_site(file: Path, study: str = "") -> Place:
         raise InputError(f"{site.name}: name one study with --study; there are {names}")
     folder = named[0] if named else site.folder
     return _selected(site.model_copy(update={"folder": folder}), read_asked(folder))
+
+
+def check_owner(place: Place) -> None:
+    """Whoever writes what experts say must be the user that training runs as.
+
+    Else the one could not go on where the other has written, and root least of all should.
+
+    Raises:
+        InputError: Naming that user.
+    """
+    owner = place.site.folder.stat().st_uid
+    if owner != os.geteuid():
+        raise InputError(
+            f"{place.site.folder}: belongs to {_user(owner)}, who runs the training; run this as "
+            f"{_user(owner)} too, not as {_user(os.geteuid())}"
+        )
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
 
 
 def _selected(site: SiteSettings, asked: Asked) -> Place:

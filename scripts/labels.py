@@ -11,7 +11,7 @@ from clients.forms.export import Form, export
 from clients.forms.names import wanted_images
 from clients.forms.tasks import read_tasks
 from clients.label_file import write_template
-from scripts.experts import Place, place_in_run, place_of_site
+from scripts.experts import Place, check_owner, place_in_run, place_of_site
 from scripts.live import say
 
 app = typer.Typer(
@@ -94,6 +94,7 @@ def import_labels(
     readers' words count: docs/annotate.md.
     """
     place = _place(run, site, study)
+    check_owner(place)
     folder = place.site.folder
     taken, silent = bring(file, place.site, place.asked, place.worklists, reader)
     outlines = f" and {len(taken.outlines)} outlines" if taken.outlines else ""

@@ -172,9 +172,6 @@ class _Reading:
         key = task.row.id, reader
         before = self.masks.get(key)
         plane = before[1] if before else np.zeros(mask.shape, np.uint8)
-        if plane.shape != mask.shape:
-            self.problems.append(f"{where}: its outline has another size than the one before")
-            return
         plane[mask > 0] = value
         self.masks[key] = (task, plane, time or self.time, bool(time), where)
 
@@ -192,6 +189,14 @@ def unknown(name: str) -> str:
     )
 
 
+def check_size(drawn: tuple[int, int], image: tuple[int, int]) -> None:
+    """Raise ValueError where an outline's height and width are not its image's."""
+    if drawn != image:
+        raise ValueError(
+            f"the outline is {drawn[1]} x {drawn[0]} pixels, its image {image[1]} x {image[0]}"
+        )
+
+
 def _mask(segmentation: Any, size: Callable[[], tuple[int, int]]) -> Mask:
     """The mask of polygons, or of run lengths.
 
@@ -205,6 +210,7 @@ def _mask(segmentation: Any, size: Callable[[], tuple[int, int]]) -> Mask:
             plain = unpacked(counts) if isinstance(counts, str) else [int(c) for c in counts]
         except (KeyError, TypeError) as error:
             raise ValueError(f"its run lengths lack {error}") from None
+        check_size((height, width), size())  # before anything of that size is made
         return from_coco_counts(plain, height, width)
     height, width = size()
     plane = np.zeros((height, width), np.uint8)

@@ -12,7 +12,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.forms.coco import unknown
+from clients.forms.coco import check_size, unknown
 from clients.forms.masks import polygon_mask
 from clients.forms.names import key_in
 from clients.forms.rle import brush_runs, from_brush_runs
@@ -168,6 +168,7 @@ def _words(
         if len(names) != 1 or names[0] not in classes:
             raise ValueError(f"the region's label {names} is none of {', '.join(classes)}")
         height, width = int(region["original_height"]), int(region["original_width"])
+        check_size((height, width), tasks.size(task))
         if region["type"] == "brushlabels":
             part = from_brush_runs(value["rle"], height, width)
         elif region["type"] == "polygonlabels":
@@ -176,8 +177,6 @@ def _words(
         else:
             raise ValueError(f"a region of type {region['type']!r} is no outline")
         plane, _ = masks.get(said_by, (np.zeros((height, width), np.uint8), ""))
-        if plane.shape != part.shape:
-            raise ValueError("two regions are of images of different sizes")
         plane[part > 0] = classes.index(names[0]) + 1
         masks[said_by] = plane, at
     found += [

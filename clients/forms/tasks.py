@@ -14,7 +14,13 @@ from clients.data.cache import Digests
 from clients.data.dicom import is_dicom, open_dicom
 from clients.data.manifest import Row, read_manifest
 from clients.data.preprocess import to_grey8
-from clients.data.readers import Grey, UnreadableError, load_reader, read_image
+from clients.data.readers import (
+    Grey,
+    UnreadableError,
+    load_reader,
+    picture_size,
+    read_image,
+)
 from clients.forms.names import name_of, wanted_images
 from clients.settings import SiteSettings
 from clients.words import Label, Outline, read_labels, read_outlines
@@ -73,8 +79,11 @@ class Tasks:
 
     def size(self, task: Task) -> tuple[int, int]:
         """Height and width of an image as it goes out."""
-        height, width = self._grey(task).shape
-        return height, width
+        row = task.row
+        try:
+            return picture_size(load_reader(self.site.data.reader), row.image, row.frame)
+        except UnreadableError as error:
+            raise InputError(f"{row.image}: {error}") from None
 
     def write_picture(self, task: Task, path: Path) -> tuple[int, int]:
         """Write an image as the network sees it, as 8-bit grey PNG; height and width come back."""

@@ -1,7 +1,5 @@
 """`sonofed site desk`: a page on the hospital's own machine where experts read images."""
 
-import getpass
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +10,7 @@ from clients.consensus import RULES, Rules, read_rules, write_rules
 from clients.desk.desk import Desk
 from clients.desk.run import serve
 from common.errors import InputError
-from scripts.experts import place_in_run, place_of_site
+from scripts.experts import check_owner, place_in_run, place_of_site
 from scripts.live import say
 
 
@@ -60,11 +58,7 @@ def desk(
     else:
         raise InputError("name the site: --site SITE.toml, or --run RUN with --site-name SITE")
     folder = place.site.folder
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(
-            f"{folder}: this user ({getpass.getuser()}) cannot write there; run the desk as the "
-            f"user whom it belongs to ({folder.owner()})"
-        )
+    check_owner(place)
     known = read_rules(folder) if (folder / RULES).exists() else None
     rules = _rules(known, readers, labels_only, place.asked.outlines)
     if rules != known:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from clients.annotations import counted_labels, counted_outlines
 from clients.asked import Asked
@@ -343,6 +344,39 @@ def test_grey_levels_zoom_and_pan_change_what_is_seen(reader: Reader) -> None:
     actions.perform()
     assert "window 255" in reader.text("#corner")
     assert "Level 128" not in reader.text("#corner")
+
+
+def test_sixteen_bits_in_the_browser(browser: Any, site: SiteSettings, tmp_path: Path) -> None:
+    """Grey levels beyond a screen's 256 are told apart once the window is narrow."""
+    data = tmp_path / "deep"
+    shutil.copytree(site.data_root, data)
+    deep = site.model_copy(update={"data_root": data})
+    desk = Desk(deep, Asked.of(reading_study()))
+    row = desk.pictures.rows[desk.wanted_id(0)]
+    values = np.full((SIDE, SIDE), 2000, np.uint16)
+    values[:, SIDE // 2 :] = 2004
+    values[0, 0] = 4095
+    Image.fromarray(values).save(row.image)
+    script = """
+        const c = document.getElementById("canvas"), y = c.height / 2, done = arguments[0];
+        requestAnimationFrame(() => requestAnimationFrame(() => done([0.4, 0.6].map((x) =>
+            c.getContext("2d").getImageData(c.width * x, y, 1, 1).data[0]))));
+    """
+    with served(desk) as door:
+        reader = Reader(browser)
+        reader.enter(door, "Dr A")
+        assert reader.text("#corner") == "Level 2048 · window 4095"
+        assert reader.browser.execute_async_script(script) == [125, 125]
+        reader.browser.execute_script("""
+            for (const [id, value] of [["level", 2000], ["width", 40]]) {
+                const slider = document.getElementById(id);
+                slider.value = value;
+                slider.dispatchEvent(new Event("input"));
+            }
+        """)
+        left, right = reader.browser.execute_async_script(script)
+        assert right - left > 15
+        assert reader.errors() == []
 
 
 def test_a_desk_that_ended_is_said_and_nothing_is_shown_as_saved(

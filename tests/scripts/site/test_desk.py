@@ -255,3 +255,17 @@ def test_the_study_that_waits_of_several(
         desk.label(0, "benign")
     assert len(read_labels(work / "q-0123abcd")) == 1
     assert read_labels(work / "p-0123abcd") == []
+
+
+def test_only_the_user_that_training_runs_as(
+    sonofed: Command, run: Path, site: SiteSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: site.folder.stat().st_uid + 54_321)
+    for arguments in (
+        ["site", "desk", "--no-browser", "--run", run, "--site-name", "bo"],
+        ["labels", "import", run, "--run", run, "--site", "bo"],
+    ):
+        said = sonofed(*arguments)
+        assert said.code == 2
+        assert "who runs the training; run this as" in said.err
+    assert not (site.folder / "reading.json").exists()

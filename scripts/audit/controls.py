@@ -6,7 +6,6 @@ trick carries, or a search that finds nothing elsewhere would mean nothing.
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -120,6 +119,11 @@ class Subject:
         """The stage."""
         return split_name(self.name)[0].partition(".")[2]
 
+    @property
+    def bytes(self) -> int:
+        """Of an answer's tensors, roughly."""
+        return sum(4 * int(np.prod(tensor.shape)) for tensor in self.exchange.up)
+
 
 def subject_of(policy: Policy, study: Mapping[str, Any] | None = None) -> Subject:
     """The smallest message with weights that a policy lets out.
@@ -154,13 +158,16 @@ def subject_of(policy: Policy, study: Mapping[str, Any] | None = None) -> Subjec
     )
 
 
-def shortened(policy_file: Path, subject: Subject, folder: Path, tensors: int = 6) -> Path:
-    """The same policy with a manifest of one message and few tensors: a trick takes a second then.
+def shortened(
+    policy_file: Path, policy: Policy, subject: Subject, folder: Path, tensors: int = 6
+) -> Path:
+    """The same policy, but of the study one message with few tensors: a trick takes a second then.
 
     Args:
-        policy_file: The policy; its one study is the subject's.
+        policy_file: The policy.
+        policy: The same, read.
         subject: The message.
-        folder: Where policy and manifest go.
+        folder: Where policy and manifests go.
         tensors: How many of the message's are kept, the largest among them.
     """
     largest = max(subject.exchange.up, key=lambda tensor: int(np.prod(tensor.shape)))
@@ -168,12 +175,15 @@ def shortened(policy_file: Path, subject: Subject, folder: Path, tensors: int = 
     kept = {id(tensor) for tensor in (*others[: tensors - 1], largest)}
     few = tuple(tensor for tensor in subject.exchange.up if id(tensor) in kept)
     exchange = subject.exchange.model_copy(update={"down": few, "up": few})
-    manifest = Manifest(exchanges={subject.name: exchange})
+    short = Manifest(exchanges={subject.name: exchange})
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "short.manifest.json").write_text(dump(manifest), encoding="utf-8")
     text = policy_file.read_text(encoding="utf-8")
-    text = re.sub(r'(?m)^manifest = "[^"]*"$', 'manifest = "short.manifest.json"', text, count=1)
-    text = re.sub(r'(?m)^sha256 = "[0-9a-f]{64}"$', f'sha256 = "{digest(manifest)}"', text, count=1)
+    for number, (name, entry) in enumerate(policy.file.studies.items()):
+        found = short if name == subject.study["name"] else policy.manifests[name]
+        place = f"{number}.manifest.json"
+        (folder / place).write_text(dump(found), encoding="utf-8")
+        # Each stands in the file as it was read; a digest stands there once.
+        text = text.replace(entry.sha256, digest(found)).replace(entry.manifest, place)
     path = folder / "policy.toml"
     path.write_text(text, encoding="utf-8")
     return path
@@ -263,6 +273,8 @@ def try_gate(
                         sink, cheat, subject, policy, door, number, trick, secrets(number)
                     )
                     control = _judged(trick, order, said, record, searcher, door)
+                    record.unlink()
+                    sink.forget(order)
                     if trick is HIDDEN:
                         made.hidden = control
                     else:
@@ -397,6 +409,7 @@ def try_search(
                     )
                     results[trick.name] = (bool(hits), how)
                 record.unlink()
+                sink.forget(order)
                 progress(number, len(every))
         finally:
             cheat.close()

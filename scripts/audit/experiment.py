@@ -246,7 +246,7 @@ class Experiment:
         policy = load_policy(policy_file)
         site = policy.file.site
         subject = controls.subject_of(policy)
-        short = controls.shortened(policy_file, subject, self.folder / "policy")
+        short = controls.shortened(policy_file, policy, subject, self.folder / "policy")
         policy = load_policy(short)
         subject = controls.subject_of(policy)
         secrets = secrets_of(made, site)

@@ -40,7 +40,8 @@ class Order:
         run: Its run: a new one for each bundle.
         code: Of the error that came; 0 for a reply with content.
         text: The words of the error.
-        received: Objects that came.
+        received: Ids of objects that came; their bytes are in the record.
+        wanted: Ids of those that are still to come.
         answered: Set when all of an answer is here.
     """
 
@@ -50,7 +51,7 @@ class Order:
     run: int = RUN
     code: int = 0
     text: str = ""
-    received: dict[str, bytes] = field(default_factory=dict)
+    received: set[str] = field(default_factory=set)
     wanted: set[str] = field(default_factory=set)
     answered: threading.Event = field(default_factory=threading.Event)
 
@@ -135,6 +136,11 @@ class Sink:
             self.waiting.append(name)
         return made
 
+    def forget(self, order: Order) -> None:
+        """Let go of an instruction that is dealt with."""
+        with self.lock:
+            self.orders = {key: one for key, one in self.orders.items() if one is not order}
+
     # Flower's calls.
 
     def answer(self, call: str, request: Any) -> Protobuf:
@@ -183,7 +189,7 @@ class Sink:
             with self.lock:
                 order.code, order.text = message.error.code, message.error.reason
                 names = list(_ids(tree))
-                order.wanted = set(names) - set(order.received)
+                order.wanted = set(names) - order.received
                 wanted += names
         return fleet_pb2.PushMessagesResponse(objects_to_push=wanted, session_id=session)
 
@@ -192,7 +198,7 @@ class Sink:
         if order is None:
             return message_pb2.PushObjectResponse(stored=False)
         with self.lock:
-            order.received[request.object_id] = request.object_content
+            order.received.add(request.object_id)
             order.wanted.discard(request.object_id)
             if not order.wanted:
                 order.answered.set()

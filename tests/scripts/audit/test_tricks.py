@@ -205,7 +205,8 @@ def test_a_shortened_policy_keeps_its_rules(subject: Subject, tmp_path: Path) ->
     entry = f'[studies.wrist]\nmanifest = "x.json"\nsha256 = "{"0" * 64}"\n'
     full = tmp_path / "full.toml"
     full.write_text(text.replace("\n[studies]\n", f"\n[studies]\n{entry}", 1), encoding="utf-8")
-    path = shortened(full, subject, tmp_path / "short", tensors=2)
+    whole = Policy(load_file(full), {"wrist": MANIFEST})
+    path = shortened(full, whole, subject, tmp_path / "short", tensors=2)
     made = load_policy(path)
     (exchange,) = made.manifests["wrist"].exchanges.values()
     assert [tensor.name for tensor in exchange.up] == ["norm.running_mean", "conv.weight"]

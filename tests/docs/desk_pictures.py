@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_dilation, shift
-from skimage.measure import approximate_polygon, find_contours
+from skimage import measure as untyped
 
 from clients.asked import Asked
 from clients.data.readers import read_pillow
@@ -58,12 +58,13 @@ def outline(reader: Reader, site: SiteSettings, place: int, aside: float) -> Non
     mask: Any = read_pillow(row.mask) > 127
     if aside:
         mask = binary_dilation(shift(mask.astype(float), (aside, aside)) > 0.5, iterations=6)
-    contours = find_contours(np.pad(mask.astype(float), 1), 0.5)
+    measure: Any = untyped
+    contours = measure.find_contours(np.pad(mask.astype(float), 1), 0.5)
     reader.keys("p")
     if not contours:
         reader.keys("x")
     else:
-        points = approximate_polygon(max(contours, key=len), 1.2)[:-1] - 0.5
+        points = measure.approximate_polygon(max(contours, key=len), 1.2)[:-1] - 0.5
         reader.click(*[(float(x), float(y)) for y, x in points])
         reader.keys("\ue007")
     reader.saved()

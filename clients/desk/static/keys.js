@@ -37,6 +37,12 @@ export function listen(actions) {
     const name = named(event);
     if (name && actions[name[0]]?.(...name.slice(1)) !== false) event.preventDefault();
   });
+  // What was pressed by mouse does not keep the keyboard: Enter would press it again, of the next
+  // image, and the arrows would move a slider.
+  document.addEventListener("click", (event) => event.detail && event.target.closest("button")?.blur());
+  document.addEventListener("pointerup", ({ target }) => {
+    if (target instanceof HTMLInputElement && target.type === "range") target.blur();
+  });
   document.addEventListener("keyup", (event) => {
     if (event.key === " ") actions.hold(false);
   });

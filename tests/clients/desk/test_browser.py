@@ -186,6 +186,23 @@ def test_keys_in_a_hurry_are_never_said_of_another_image(
     assert len({id_ for id_, _ in said}) == len(said)
 
 
+def test_a_click_does_not_keep_the_keyboard(reader: Reader, site: SiteSettings) -> None:
+    """Else Enter after a click would label the next image, and the arrows would move a slider."""
+    ids = [x.get_attribute("title") for x in reader.browser.find_elements(By.CSS_SELECTOR, ".id")]
+    reader.one('[data-label="malignant"]').click()
+    reader.until(lambda: reader.text("#rank") == "No. 2")
+    reader.keys(Keys.ENTER)
+    reader.until(lambda: reader.text("#rank") == "No. 3")
+    reader.one("#level").click()
+    before = reader.text("#filmtext"), reader.text("#corner")
+    forth = int(reader.one("#frame").get_attribute("value")) < 3
+    reader.keys(Keys.ARROW_DOWN if forth else Keys.ARROW_UP)
+    reader.until(lambda: reader.text("#filmtext") != before[0])
+    assert reader.text("#corner") == before[1]
+    reader.saved()
+    assert counted_labels(site.folder) == {ids[0]: "malignant"}
+
+
 def test_frames_do_not_change_what_is_labelled(reader: Reader, site: SiteSettings) -> None:
     first = reader.one("#list .id").get_attribute("title")
     place = int(reader.one("#frame").get_attribute("value"))

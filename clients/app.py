@@ -33,6 +33,7 @@ from clients.stages import (
     finetune,
     mim,
     reconstruct,
+    reference,
     score,
     select,
     source_classifier,
@@ -240,6 +241,7 @@ for _stage in ("finetune_mim", "finetune_contrastive", "lower", "upper"):
 register(app.train, "adapt", adapt.run)
 register(app.evaluate, "adapt", adapt.check)
 register(app.evaluate, "evaluate", evaluate.run)
+register(app.query, "reference", reference.run)
 register(app.train, "source_classifier", source_classifier.run)
 register(app.evaluate, "source_classifier", source_classifier.check)
 register(app.train, "diffusion", diffusion.run)

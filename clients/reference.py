@@ -28,6 +28,17 @@ from common.bundle.reference import (
 FOLDS = 4
 
 
+def reference_rows(data: SiteData) -> NDArray[np.int64]:
+    """The images that stand behind a site's aggregates: all but its test images."""
+    return np.concatenate([data.split.train, data.split.val]).astype(np.int64)
+
+
+def enough(data: SiteData, least: int = COHORT) -> bool:
+    """Whether as many images and patients stand behind a site's aggregates."""
+    rows = reference_rows(data)
+    return min(len(rows), len(np.unique(data.clusters[rows]))) >= max(COHORT, least)
+
+
 def site_reference(data: SiteData, ensemble: Network) -> SiteReference | None:
     """A site's aggregates over its training and validation images; its test images stay out.
 
@@ -38,13 +49,23 @@ def site_reference(data: SiteData, ensemble: Network) -> SiteReference | None:
     Returns:
         None where fewer than `COHORT` images or patients stand behind it.
     """
-    rows = np.concatenate([data.split.train, data.split.val]).astype(np.int64)
-    patients = np.unique(data.clusters[rows])
-    if len(rows) < COHORT or len(patients) < COHORT:
+    if not enough(data):
         return None
-    squares = data.images(rows)
-    grey_NG = np.stack([describe(square) for square in squares])
-    features_ND, confidence_N = _said(ensemble, squares)
+    features_ND, confidence_N = _said(ensemble, data.images(reference_rows(data)))
+    return aggregates(data, features_ND, confidence_N)
+
+
+def aggregates(data: SiteData, features_ND: Floats, confidence_N: Floats) -> SiteReference:
+    """Means and spreads over a site's images; it must have enough of them.
+
+    Args:
+        data: The site.
+        features_ND: Of `reference_rows`, all members' side by side.
+        confidence_N: Of the mask or the class.
+    """
+    rows = reference_rows(data)
+    patients = np.unique(data.clusters[rows])
+    grey_NG = np.stack([describe(square) for square in data.images(rows)])
     grey_logs, feature_logs = _held_out(grey_NG, features_ND, data.clusters[rows], patients)
     return SiteReference(
         images=len(rows),

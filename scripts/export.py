@@ -14,6 +14,8 @@ from common.errors import InputError
 from common.plugins import look_in
 from scripts.live import say
 from server.bundle import export as bundles
+from server.checkpoint import RunFolder
+from server.stages.reference import collected
 
 
 def export(
@@ -48,8 +50,9 @@ def export(
     reference: Annotated[
         bool,
         typer.Option(
-            help="Take aggregate statistics of the training images, by which `predict` flags a "
-            "frame unlike them. Needs the sites' images, so in a simulation only."
+            help="Aggregate statistics of the training images, by which `predict` flags a frame "
+            "unlike them: as the sites gave them (evaluate.reference), else taken here where their "
+            "images lie here."
         ),
     ] = True,
     parts: Annotated[
@@ -66,7 +69,7 @@ def export(
     config, ensemble = bundles.assemble(
         opened, arm, site, budget=budget, architectures=architecture or ()
     )
-    found = reference_of(opened, ensemble) if reference else None
+    found = reference_of(opened, ensemble, config) if reference else None
     digest = bundles.export(
         opened, config, ensemble, out, reference=found, license_file=license_file,
         step=lambda words: say(f"writing {words}"),
@@ -83,8 +86,18 @@ def _what(config: EnsembleConfig) -> str:
     return f"{config.arm} of {config.study} at {100 * config.budget:g} %, {names}"
 
 
-def reference_of(run: bundles.Run, ensemble: Network) -> Reference | None:
-    """The sites' aggregates, where their images lie here; says which site gives none, and why."""
+def reference_of(
+    run: bundles.Run, ensemble: Network, config: EnsembleConfig | None = None
+) -> Reference | None:
+    """The sites' aggregates: as they gave them in the study, else where their images lie here.
+
+    Says which site gives none, and why.
+    """
+    members = {member.name: member.sha256 for member in config.members} if config else {}
+    given = collected(RunFolder(run.folder), members)
+    if given is not None:
+        say(f"reference statistics as the sites gave them: {', '.join(given.sites)}")
+        return given
     listed = run.folder / "sites" / "sites.json"
     if not listed.exists():
         say("no site's images are here: the bundle carries no reference statistics")

@@ -23,6 +23,7 @@ from server.stages import (
     enrol,
     evaluate,
     reconstruct,
+    reference,
     score,
     select,
     train,
@@ -44,6 +45,8 @@ def run_study(context: ServerContext) -> None:
         if context.plan.arms:
             assemble.run(context)
         scored = evaluate.run(context) if context.plan.arms else {}
+        if context.study.evaluate.reference:
+            reference.run(context)
         if context.plan.cells:
             classify.run(context)
         write(_results(context, scored), context.run.folder / "results.json")

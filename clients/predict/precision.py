@@ -20,7 +20,7 @@ from common.models.transunet import Decoder, Encoded, TransUNet
 
 Precision = Literal["fp32", "bf16", "int8"]
 EXACT_BLOCKS = 2
-SomeNetwork = TypeVar("SomeNetwork", Ensemble, Classifiers)
+SomeNetwork = TypeVar("SomeNetwork", bound=Ensemble | Classifiers)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
@@ -85,7 +85,7 @@ class _Bfloat16Decoder(nn.Module):
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
-        twin = copy.deepcopy(decoder).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        twin = copy.deepcopy(decoder).to(memory_format=torch.channels_last)
         self.conv_more = twin.conv_more.bfloat16()
         self.wide = nn.ModuleList(block.bfloat16() for block in twin.blocks[:-EXACT_BLOCKS])
         self.exact = nn.ModuleList(twin.blocks[-EXACT_BLOCKS:])

@@ -151,6 +151,11 @@ class Evaluate(Table):
     )  # fmt: skip
     bootstrap: int = option(2000, "resamples of patients for the intervals", ge=100, le=100_000)
     overlays: int = option(12, "images a site draws into its own report", ge=0, le=1000)
+    reference: bool = option(
+        False,
+        "each site also gives aggregates of its training images' grey levels and features, over 5 "
+        "patients at least, by which a bundle flags frames unlike them",
+    )
 
 
 class Federation(Table):

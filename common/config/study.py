@@ -274,6 +274,10 @@ class Study(Table):
         )
         if started and not self.model.weights:
             problems.append("from_weights: no file is named in [model] weights")
+        if self.evaluate.reference and (self.representation or not self.segmentation_arms):
+            problems.append("evaluate.reference: the study has nothing that segments")
+        if self.evaluate.reference and self.wire.dtype != "float32":
+            problems.append('evaluate.reference: needs wire.dtype = "float32"')
         return problems
 
     def _size_problems(self) -> list[str]:

@@ -8,14 +8,17 @@ clusters, R = restarts, B = budgets, C = labels.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from common.bundle.arm import all_members, bundle_arm
+from common.bundle.reference import GREY as GREY_NUMBERS
 from common.config.selection import budget_name
 from common.config.study import Study
-from common.models.branches import classifier_width
+from common.models.branches import classifier_width, feature_width
 from common.plan import Plan, Selection
 from common.wire.payload import PayloadError
 from common.wire.vocabulary import (
     COUNT,
     ENROL,
+    REFERENCE_SPREADS,
     SHARE,
     SOME,
     STATISTICS,
@@ -91,6 +94,7 @@ def crossing(
         "score": lambda: _score(study, plan, _selection(plan, key), step),
         "select": lambda: _select(study, plan, _selection(plan, key), step),
         "annotate": lambda: Crossing(metrics=annotation_metrics(plan)),
+        "reference": lambda: _reference(study, plan, key),
     }
     if stage in own:
         return own[stage]()
@@ -140,6 +144,30 @@ def _evaluate(study: Study, plan: Plan, key: str) -> Crossing:
     if key not in plan.predictors:
         raise PayloadError("instruction: no such member")
     return Crossing(member_tensors(study, plan, key))
+
+
+def _reference(study: Study, plan: Plan, key: str) -> Crossing:
+    """What a bundle flags frames by: a member goes down; at the end aggregates come, no image's.
+
+    A site with too few patients sends counts of 0 and tensors of zeros.
+    """
+    if not study.evaluate.reference:
+        raise PayloadError("instruction: the study asks for no reference statistics")
+    members = all_members(plan.arms[bundle_arm(plan)])
+    if key:
+        if key not in members:
+            raise PayloadError("instruction: no such member")
+        return Crossing(member_tensors(study, plan, key))
+    width = len(members) * feature_width(study)
+    shapes = {
+        "grey_mean": (GREY_NUMBERS,), "grey_covariance": (GREY_NUMBERS, GREY_NUMBERS),
+        "feature_mean": (width,), "feature_sd": (width,),
+    }  # fmt: skip
+    numbers = dict.fromkeys(REFERENCE_SPREADS, MetricSpec("number", -1000.0, 1000.0))
+    return Crossing(
+        up=tuple(TensorSpec(f"reference.{name}", "float32", s) for name, s in shapes.items()),
+        metrics={"images": COUNT, "patients": COUNT, **numbers},
+    )
 
 
 def _reconstruct(study: Study, plan: Plan, step: str) -> Crossing:

@@ -112,6 +112,12 @@ VALIDATION: Mapping[str, MetricSpec] = {
     "val_patients": SOME,
     "best_epoch": COUNT,
 }
+REFERENCE_SPREADS = tuple(
+    f"reference_{of}_{statistic}"
+    for of in ("grey", "feature", "confidence")
+    for statistic in ("mean", "sd")
+)
+"""Of the distances of held-out patients to their site's own means, and of the confidence."""
 RETRIEVAL = ("recall_at_1", "map")
 PROBE = ("probe_balanced_accuracy", "probe_auroc")
 REPRESENTATION = (*RETRIEVAL, *PROBE)

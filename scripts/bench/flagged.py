@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 
@@ -83,7 +84,7 @@ def share(bundle: Path, rows: list[Row]) -> Shares:
         sure = mask_confidence(
             said.pred_CSS, entropy_confidence(said.pred_CSS), config.infusion.threshold
         )
-        flags = distance_of(describe(square), said.features_D, sure, known).flags
+        flags = distance_of(describe(square), said.features_D.astype(np.float64), sure, known).flags
         counts.update(flags)
         withheld = any(flag in WITHHOLDING for flag in flags)
         counts["withheld"] += withheld
@@ -108,7 +109,8 @@ def chosen(folder: Path, where: list[str], split: Path | None = None, limit: int
     Raises:
         InputError: If none is left.
     """
-    pairs = dict(pair.split("=", 1) for pair in where)
+    pairs: dict[str, str | tuple[str, ...]] = {}
+    pairs.update(pair.split("=", 1) for pair in where)
     rows = read_manifest(folder, DataSpec(folder=".", where=pairs))
     if split is not None:
         test = set(json.loads(split.read_text(encoding="utf-8"))["test"])

@@ -5,7 +5,9 @@ from typing import Any
 
 from common.errors import InputError
 from common.ledger_check import read, verify
-from server.receipts import RECEIPTS_FILE
+
+RECEIPTS_FILE = "receipts.jsonl"
+"""As `server.receipts` names it, which knows Flower; this module does not."""
 
 
 def ledger_heads(run: Path) -> dict[str, Any]:

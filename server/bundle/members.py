@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.bundle.arm import all_members, bundle_arm
 from common.bundle.ensemble import Calibration, EnsembleConfig, MemberEntry
 from common.bundle.files import read_json
 from common.config.data import nearest
@@ -43,8 +44,7 @@ def choose(run: Path, study: Study, plan: Plan, arm_name: str, site: str) -> Cho
         InputError: If there is no such arm or site, a training has not finished, or weights are
             not those that the run assembled.
     """
-    default = next((a for a in plan.arms if a.startswith("ensemble")), next(iter(plan.arms)))
-    name = arm_name or default
+    name = arm_name or bundle_arm(plan)
     if name not in plan.arms:
         raise InputError(f"{run}: the study has no arm '{name}'{nearest(name, plan.arms)}")
     arm = plan.arms[name]
@@ -94,7 +94,7 @@ def _members(run: Path, arm: Arm, site: str) -> tuple[str, ...]:
     if site:
         members = arm.members[site]
     else:
-        members = tuple(dict.fromkeys(m for of_site in arm.members.values() for m in of_site))
+        members = all_members(arm)
     if not members:
         raise InputError(f"{run}: arm {arm.name} has no member at {site}")
     return members

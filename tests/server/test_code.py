@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import common
 from server import code
 from server.checkpoint import RunFolder
 
@@ -26,7 +27,7 @@ def test_the_digest_covers_every_file(tmp_path: Path, monkeypatch: pytest.Monkey
         (tmp_path / package / "inner").mkdir(parents=True)
         (tmp_path / package / "__init__.py").write_text("")
         (tmp_path / package / "inner" / "a.py").write_text("one = 1\n")
-    monkeypatch.setattr(code.common, "__file__", str(tmp_path / "common" / "__init__.py"))
+    monkeypatch.setattr(common, "__file__", str(tmp_path / "common" / "__init__.py"))
     first = code.code_digest()
     assert first == code.code_digest()
     seen = {first}

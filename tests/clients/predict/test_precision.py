@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from clients.data.preprocess import square_image
 from clients.predict.precision import Precision, in_precision
-from common.bundle.ensemble import Ensemble, load_ensemble
+from common.bundle.ensemble import Ensemble, load_segmentation
 from common.config.stages import Infusion
 from common.errors import InputError
 from tests.bundles import SIDE, Carried
@@ -29,7 +29,7 @@ def squares(folder: Path) -> Tensor:
 def test_branches_and_masks_hardly_move(
     carried: Carried, precision: Precision, branch: float, flips: float
 ) -> None:
-    ensemble = load_ensemble(carried.bundle)
+    ensemble = load_segmentation(carried.bundle)
     cheap = in_precision(ensemble, precision)
     with torch.inference_mode():
         images = squares(carried.data)
@@ -44,7 +44,7 @@ def test_branches_and_masks_hardly_move(
 
 
 def test_the_original_stays_as_it_is(carried: Carried) -> None:
-    ensemble = load_ensemble(carried.bundle)
+    ensemble = load_segmentation(carried.bundle)
     before = {name: tensor.clone() for name, tensor in ensemble.state_dict().items()}
     in_precision(ensemble, "int8")
     assert all(torch.equal(before[name], tensor) for name, tensor in ensemble.state_dict().items())
@@ -80,4 +80,4 @@ def test_an_own_model_runs_in_all_of_them(precision: Precision) -> None:
 
 def test_int8_is_for_cpus(carried: Carried) -> None:
     with pytest.raises(InputError, match="runs on a CPU, not on cuda"):
-        in_precision(load_ensemble(carried.bundle), "int8", "cuda")
+        in_precision(load_segmentation(carried.bundle), "int8", "cuda")

@@ -1,7 +1,6 @@
 """A desk that listens on the loopback, and a headless Chromium that opens it."""
 
 import shutil
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from clients.desk.app import make_app
 from clients.desk.desk import Desk
 from clients.desk.door import Door
 from clients.desk.run import bound
+from common.keeper import die_with_parent
 
 WAIT_S = 60.0
 """The machine may be busy with other things."""
@@ -53,11 +53,14 @@ def chromium(size: tuple[int, int] = SIZE) -> Iterator[Any]:
     for argument in (
         "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
         "--hide-scrollbars", "--disable-background-networking", "--no-first-run",
-        "--force-device-scale-factor=1", f"--window-size={size[0]},{size[1]}",
+        "--force-device-scale-factor=1",
+        "--remote-debugging-pipe",  # it ends with its driver, and that one with the tests
+        f"--window-size={size[0]},{size[1]}",
     ):  # fmt: skip
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, Service(driver))
+    service = Service(driver, popen_kw={"preexec_fn": die_with_parent()})
+    browser = webdriver.Chrome(options, service)
     try:
         browser.set_window_size(*size)
         browser.set_script_timeout(WAIT_S)
@@ -65,10 +68,3 @@ def chromium(size: tuple[int, int] = SIZE) -> Iterator[Any]:
         yield browser
     finally:
         browser.quit()
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on just now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

@@ -21,6 +21,7 @@ from clients.asked import keep_asked
 from clients.consensus import Rules, read_rules
 from clients.settings import SiteSettings
 from clients.site_list import read_sites, write_sites
+from common.keeper import die_with_parent
 from tests.clients.chosen import choose_all, site_of, study_of
 from tests.scripts.conftest import Command
 
@@ -93,7 +94,7 @@ def running(*arguments: object) -> Iterator[Running]:
     command = [sys.executable, "-c", start, "--no-browser", *map(str, arguments)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}, start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}, preexec_fn=die_with_parent(),
     )  # fmt: skip
     try:
         yield Running(process)

@@ -94,7 +94,8 @@ def running(*arguments: object) -> Iterator[Running]:
     command = [sys.executable, "-c", start, "--no-browser", *map(str, arguments)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}, preexec_fn=die_with_parent(),
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+        preexec_fn=die_with_parent(),
     )  # fmt: skip
     try:
         yield Running(process)

@@ -163,11 +163,12 @@ class Experiment:
             staging.front_address: "front",
             staging.superlink_url.removeprefix("https://"): "SuperLink",
             f"127.0.0.1:{recorder}": "recorder",
+            f"127.0.0.1:{INSIDE_PORT}": "SuperNode, inside",
         }
-        for name, site in staging.sites.items():
+        for site in staging.sites.values():
             for line in site.site_file.read_text(encoding="utf-8").splitlines():
                 if line.startswith("listen = "):
-                    found[line.split('"')[1]] = "a gate's door" if not name else "gate's door"
+                    found[line.split('"')[1]] = "gate's door"
         return found
 
     def _search(self, wire: Path, searcher: Searcher) -> None:

@@ -32,6 +32,7 @@ ENOUGH = {f"decimal text, {how}": 64 for how in BETWEEN} | {"varints": 32, "sign
 """Where a byte says less than its eight bits, more of them must be equal."""
 HEAD = 64
 """Bytes at both ends of a file that its format fills."""
+BEGINS = ("", ", one byte in", ", two bytes in")
 LEAST_BITS = 4
 """A code with fewer bits set is that of numbers which hardly differ: no sign of anything."""
 
@@ -117,7 +118,7 @@ def _patterns(canaries: Canaries) -> Iterator[Pattern]:
             yield Pattern(what, f"1 bit, {order}", np.packbits(flat, bitorder=order).tobytes())
     for what, data in canaries.files:
         # Heads and tails of all PNG files are alike.
-        yield Pattern(what, "as it lies on the disk", data[HEAD:-HEAD])
+        yield Pattern(what, "its file's bytes", data[HEAD:-HEAD])
     seen = set()
     for what, text in canaries.texts:
         for how, data in spellings(text).items():
@@ -189,7 +190,7 @@ def spellings(text: str) -> dict[str, bytes]:
         # Base64 takes three bytes at a time: the word may begin at any of them.
         whole = base64.b64encode(bytes(shift) + raw)
         first, last = (0, 2, 3)[shift], len(whole) // 4 * 4 - 4
-        found[f"base64, {shift} before"] = whole[first:last]
+        found[f"base64{BEGINS[shift]}"] = whole[first:last]
     for name in ("sha256", "sha1", "md5"):
         for how, letters in (("", raw), (" of small letters", text.lower().encode())):
             digest = hashlib.new(name, letters, usedforsecurity=False)

@@ -31,7 +31,7 @@ LIMITS = (
     ("low digits", "A scalar that is allowed has 64 bits; its last digits are free to a dishonest "
      "sender, within its range."),
     ("other machines", "This ran here, with this installation. Another machine shows it by running "
-     "it there; at a hospital `sonofed site check --egress` tries that hospital's own gate."),
+     "it there; at a hospital, sonofed site check --egress tries that hospital's own gate."),
 )  # fmt: skip
 """What cannot be proven so, and is said on every page."""
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from common import ledger_check
+from common.errors import InputError
 from common.signing import read_public_key
 from scripts.live import say
 
@@ -20,7 +21,10 @@ def verify(
     ] = None,
     receipts: Annotated[
         Path | None,
-        typer.Option(metavar="RECEIPTS", help="The server's receipts.jsonl: what it received."),
+        typer.Option(
+            metavar="RECEIPTS",
+            help="The server's receipts.jsonl: what it received; or a folder with those of all runs.",
+        ),
     ] = None,
     server_key: Annotated[
         Path | None,
@@ -33,7 +37,10 @@ def verify(
     """
     path = ledger / "ledger.jsonl" if ledger.is_dir() else ledger
     known, servers = (read_public_key(place) if place else None for place in (key, server_key))
-    verdict = ledger_check.verify(path, known, receipts, servers)
+    given = sorted(receipts.glob("*.jsonl")) if receipts and receipts.is_dir() else receipts
+    if given == []:
+        raise InputError(f"{receipts}: holds no receipts (*.jsonl)")
+    verdict = ledger_check.verify(path, known, given, servers)
     for note in verdict.notes:
         say(f"note: {note}")
     if verdict.problem is not None:

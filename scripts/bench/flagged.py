@@ -110,7 +110,9 @@ def chosen(folder: Path, where: list[str], split: Path | None = None, limit: int
         InputError: If none is left.
     """
     pairs: dict[str, str | tuple[str, ...]] = {}
-    pairs.update(pair.split("=", 1) for pair in where)
+    for pair in where:
+        column, _, pattern = pair.partition("=")
+        pairs[column] = pattern
     rows = read_manifest(folder, DataSpec(folder=".", where=pairs))
     if split is not None:
         test = set(json.loads(split.read_text(encoding="utf-8"))["test"])

@@ -73,7 +73,8 @@ def concerns(study: Study, site: str, name: str, exchange: Exchange) -> bool:
         return False
     if message.startswith("train."):
         return site in plan.trainings[key].participants
-    return site in plan.predictors.get(key, (site,))
+    # Every site looks at its images with every member of the bundle, also with those of others.
+    return message == "query.reference" or site in plan.predictors.get(key, (site,))
 
 
 def describe(exchange: Exchange) -> str:

@@ -91,10 +91,7 @@ def _members(run: Path, arm: Arm, site: str) -> tuple[str, ...]:
     """The arm's members at one site, or all of them."""
     if site and site not in arm.members:
         raise InputError(f"{run}: the study has no site '{site}'{nearest(site, arm.members)}")
-    if site:
-        members = arm.members[site]
-    else:
-        members = all_members(arm)
+    members = arm.members[site] if site else all_members(arm)
     if not members:
         raise InputError(f"{run}: arm {arm.name} has no member at {site}")
     return members

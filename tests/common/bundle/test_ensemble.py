@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from clients.infusion import fuse
 from common.bundle import files
-from common.bundle.ensemble import load_ensemble, pixel_confidence, read_config
+from common.bundle.ensemble import load_segmentation, pixel_confidence, read_config
 from common.errors import InputError
 from tests.bundles import SIDE, Carried
 
@@ -20,7 +20,7 @@ def images(count: int = 3) -> torch.Tensor:
 
 
 def test_fused_as_the_study_fuses(carried: Carried) -> None:
-    ensemble = load_ensemble(carried.bundle)
+    ensemble = load_segmentation(carried.bundle)
     batch = images()
     with torch.inference_mode():
         members = [member(batch).sigmoid() for member in ensemble.members]
@@ -34,14 +34,14 @@ def test_fused_as_the_study_fuses(carried: Carried) -> None:
 
 
 def test_an_image_does_not_depend_on_its_company(carried: Carried) -> None:
-    ensemble = load_ensemble(carried.bundle)
+    ensemble = load_segmentation(carried.bundle)
     batch = images()
     with torch.inference_mode():
         torch.testing.assert_close(ensemble(batch)[1:2], ensemble(batch[1:2]), atol=1e-5, rtol=0)
 
 
 def test_the_members_are_the_runs_own(carried: Carried) -> None:
-    ensemble = load_ensemble(carried.bundle)
+    ensemble = load_segmentation(carried.bundle)
     config = read_config(carried.bundle)
     assert [member.name for member in config.members] == [
         "mim/finetune_mim", "contrastive/finetune_contrastive",
@@ -70,7 +70,7 @@ def test_refusals(own_bundle: Path) -> None:
         read_config(own_bundle)
     path.write_text(json.dumps({**raw, "members": raw["members"][:1]}))
     with pytest.raises(InputError, match="does not fit"):
-        load_ensemble(own_bundle)
+        load_segmentation(own_bundle)
     (own_bundle / files.WEIGHTS).write_bytes(b"no weights")
     with pytest.raises(InputError, match="is not readable"):
-        load_ensemble(own_bundle)
+        load_segmentation(own_bundle)

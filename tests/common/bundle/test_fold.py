@@ -6,6 +6,7 @@ from timm.layers.std_conv import StdConv2d, StdConv2dSame
 from torch import nn
 
 from common.bundle.fold import folded
+from common.models.classifier import Classifier
 from common.models.transunet import Geometry, TransUNet, TransUNetConfig
 
 
@@ -55,3 +56,22 @@ def test_a_batch_norm_elsewhere_stays() -> None:
     assert isinstance(folded(apart)["norm"], nn.BatchNorm2d)  # type: ignore[index]
     turned = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 2, 1))
     assert isinstance(folded(turned)[0], nn.BatchNorm2d)  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["resnet50", "densenet169", "shufflenet_v2_x1_0", "mobilenetv3_large_100", "efficientnet_b0"],
+)
+def test_classifiers_say_the_same(architecture: str) -> None:
+    """timm's norms may carry the activation: such a one must not be folded away."""
+    torch.manual_seed(0)
+    made = Classifier(architecture, 2, 64)
+    made.train()
+    with torch.no_grad():
+        for _ in range(3):  # running statistics that are not those of the start
+            made(torch.rand(4, 1, 64, 64))
+    made.eval()
+    twin = folded(made)
+    images = torch.rand(2, 1, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(twin(images), made(images), atol=1e-4, rtol=1e-3)

@@ -10,7 +10,7 @@ from common.errors import InputError
 from common.ledger_check import read
 from common.signing import read_public_key
 from server import receipts
-from server.bundle import ledgers
+from server.bundle import ledgers as module
 from server.bundle.ledgers import ledger_heads
 from tests.bundles import Carried
 
@@ -37,7 +37,7 @@ def test_each_head_is_a_line_of_that_site_s_own_ledger(carried: Carried) -> None
 
 
 def test_the_file_is_the_one_that_the_server_writes() -> None:
-    assert ledgers.RECEIPTS_FILE == receipts.RECEIPTS_FILE
+    assert module.RECEIPTS_FILE == receipts.RECEIPTS_FILE
 
 
 def test_without_receipts_there_are_none(tmp_path: Path) -> None:

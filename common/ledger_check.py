@@ -3,7 +3,7 @@
 `verify` says the first thing that is wrong, and what it could not see with what it was given.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def read(path: Path) -> Iterator[Line]:
 def verify(
     path: Path,
     key: bytes | None = None,
-    receipts: Path | None = None,
+    receipts: Path | Sequence[Path] | None = None,
     receipts_key: bytes | None = None,
 ) -> Verdict:
     """Check chain, signatures, order, head file, and what the server says that it received.
@@ -102,8 +102,8 @@ def verify(
         path: The ledger, such as ledger.jsonl; its closed files beside it are read too.
         key: The site's public key. Without it the one in the opening line is taken, and a note
             says what that is worth.
-        receipts: The server's ledger of receipts.
-        receipts_key: The server's public key; else the one in that ledger's opening line.
+        receipts: The server's ledger of receipts, or those of all the runs that the site was in.
+        receipts_key: The server's public key; else the one in those ledgers' opening lines.
 
     Raises:
         InputError: If there is nothing to read.
@@ -117,7 +117,8 @@ def verify(
     if verdict.problem is None:
         checker.end()
     if verdict.problem is None and receipts is not None:
-        _against_receipts(checker, receipts, receipts_key, verdict)
+        files = [receipts] if isinstance(receipts, Path) else list(receipts)
+        _against_receipts(checker, files, receipts_key, verdict)
     elif receipts is None:
         verdict.notes.append(
             "without the server's receipts this cannot see lines cut off the end together with "
@@ -265,24 +266,36 @@ class _Checker:
 
 
 def _against_receipts(
-    checker: _Checker, receipts: Path, key: bytes | None, verdict: Verdict
+    checker: _Checker, receipts: Sequence[Path], key: bytes | None, verdict: Verdict
 ) -> None:
     """Every receipt must be for a line of this ledger, with its digest and bytes.
 
     And those that the ledger itself holds must be the server's.
     """
-    theirs = verify(receipts, key)
-    if theirs.problem is not None:
-        verdict.problem = theirs.problem
-        return
     if key is None:
         verdict.notes.append(
             "the server's key was taken from its receipts: give --server-key to be sure whose it is"
         )
-    confirmed = set()
+    confirmed: set[int] = set()
+    for file in receipts:
+        theirs = verify(file, key)
+        verdict.problem = theirs.problem or _confirm(checker, file, verdict.key, confirmed)
+        if verdict.problem is not None:
+            return
+    for file, number in checker.receipts.values():
+        verdict.problem = Problem(file, number, "holds a receipt that the server has not written")
+        return
+    open_ = len(checker.replies) - len(confirmed)
+    verdict.notes.append(f"the server confirms {len(confirmed)} replies, byte for byte")
+    if open_:
+        verdict.notes.append(f"{open_} replies have no receipt: they may never have arrived")
+
+
+def _confirm(checker: _Checker, receipts: Path, site: str, confirmed: set[int]) -> Problem | None:
+    """Hold one file of receipts against the ledger; what it confirms is noted."""
     for line in read(receipts):
         event = line.event
-        if event["kind"] != "receipt" or event.get("key") != verdict.key:
+        if event["kind"] != "receipt" or event.get("key") != site:
             continue
         checker.receipts.pop(line.raw.decode("ascii"), None)
         sequence = event.get("sequence")
@@ -293,13 +306,6 @@ def _against_receipts(
         elif checker.replies[sequence] != told:
             words = f"the server received something else than line {sequence} says"
         if words:
-            verdict.problem = Problem(receipts, line.sequence + 1, words)
-            return
-        confirmed.add(sequence)
-    for file, number in checker.receipts.values():
-        verdict.problem = Problem(file, number, "holds a receipt that the server has not written")
-        return
-    open_ = len(checker.replies) - len(confirmed)
-    verdict.notes.append(f"the server confirms {len(confirmed)} replies, byte for byte")
-    if open_:
-        verdict.notes.append(f"{open_} replies have no receipt: they may never have arrived")
+            return Problem(receipts, line.sequence + 1, words)
+        confirmed.add(int(str(sequence)))
+    return None

@@ -14,6 +14,7 @@ from common.config.study import Study
 from common.errors import InputError
 from common.signing import public_path, read_public_key
 from scripts.consortium import rehearsal
+from scripts.consortium.receipts import receipts_of
 from scripts.consortium.rehearsal import Rehearsal
 from scripts.live import Live, say
 from scripts.progress import clock
@@ -163,7 +164,7 @@ def _verify(made: Rehearsal, name: str, out: Path) -> bool:
     verdict = ledger_check.verify(
         site.ledger,
         read_public_key(public_path(site.gate / "ledger.key")),
-        out / RECEIPTS_FILE,
+        [*{*receipts_of(made.place), out / RECEIPTS_FILE}],
         read_public_key(public_path(out / KEY_FILE)),
     )
     words = verdict.problem or f"sound, {verdict.lines} lines"

@@ -23,7 +23,7 @@ def verify(
         Path | None,
         typer.Option(
             metavar="RECEIPTS",
-            help="The server's receipts.jsonl: what it received; or a folder with those of all runs.",
+            help="The server's receipts.jsonl: what it received; or a folder with every run's.",
         ),
     ] = None,
     server_key: Annotated[

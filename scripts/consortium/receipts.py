@@ -8,11 +8,13 @@ import typer
 
 from common import ledger_check
 from common.errors import InputError
+from common.ledger_format import head_path
 from common.signing import public_path, read_public_key
 from scripts.live import say
-from scripts.study.place import DEFAULT, Folder, Run, run_folder
+from scripts.study.place import DEFAULT, Folder
+from server.consortium import register as registers
 from server.consortium.place import Place
-from server.receipts import KEY_FILE, RECEIPTS_FILE
+from server.receipts import RECEIPTS_FILE
 
 app = typer.Typer(no_args_is_help=True, help="The center's signed receipts of what it received.")
 
@@ -20,22 +22,30 @@ app = typer.Typer(no_args_is_help=True, help="The center's signed receipts of wh
 @app.command("export")
 def export(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Where they go.")],
-    run: Run = None,
     consortium: Folder = DEFAULT,
 ) -> None:
-    """Copy a run's receipts and their public key; a site checks its ledger against them.
+    """Copy the receipts of all runs, and the center's public key; sites check their ledgers.
 
-    At the site: sonofed audit verify gate --receipts DIR/receipts.jsonl
-    --server-key DIR/receipts.key.pub
+    At the site: sonofed audit verify site/gate --receipts DIR --server-key DIR/receipts.key.pub
     """
-    folder = run_folder(Place(consortium), run)
-    source, key = folder / RECEIPTS_FILE, public_path(folder / KEY_FILE)
-    if not source.exists():
-        raise InputError(f"{folder}: has no receipts yet")
-    verdict = ledger_check.verify(source, read_public_key(key))
-    if verdict.problem is not None:
-        raise InputError(f"{source}: is not sound: {verdict.problem}")
+    place = Place(consortium)
+    registers.read(place)
+    files = receipts_of(place)
+    if not files:
+        raise InputError(f"{place.runs}: no run has receipts yet")
+    key = public_path(place.receipts_key)
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, out)
-    shutil.copy(key, out)
-    say(f"{out}: {verdict.lines} lines and the key {key.name}")
+    shutil.copy(key, out / key.name)
+    for file in files:
+        verdict = ledger_check.verify(file, read_public_key(key))
+        if verdict.problem is not None:
+            raise InputError(f"{file}: is not sound: {verdict.problem}")
+        target = out / f"{file.parent.name}.jsonl"
+        shutil.copy(file, target)
+        shutil.copy(head_path(file), head_path(target))
+        say(f"{target}: {verdict.lines} lines")
+
+
+def receipts_of(place: Place) -> list[Path]:
+    """The receipts of all runs."""
+    return sorted(place.runs.glob(f"*/{RECEIPTS_FILE}"))

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from common.config.study import Study
 from common.errors import InputError
+from common.signing import make_key, public_path
 from scripts import prepare
 from scripts.study.bundle import Bundle
 from server.consortium import register as registers
 from server.consortium.control import Control, RunState
 from server.consortium.place import Place, write_file
 from server.context import StudyStopped
+from server.receipts import KEY_FILE
 
 RUN_FILE = "flower-run"
 """In the run folder: Flower's number of the latest run that works there."""
@@ -57,10 +59,21 @@ def submit(
             )
         if stand is prepare.Stand.NEW:
             prepare.make_folder(folder, study)
+            share_key(place, folder)
         settings: dict[str, str | int] = {"run": str(folder.absolute()), "jobs": len(study.sites)}
         run_id = control.start(bundle.data, settings)
     write_file(folder / RUN_FILE, f"{run_id}\n".encode())
     return run_id
+
+
+def share_key(place: Place, folder: Path) -> None:
+    """Have every run's receipts signed by one key: a site's ledger holds those of many runs."""
+    if not place.receipts_key.exists():
+        make_key(place.receipts_key)
+    for path, mode in ((place.receipts_key, 0o600), (public_path(place.receipts_key), 0o644)):
+        write_file(
+            folder / path.name.replace(place.receipts_key.name, KEY_FILE), path.read_bytes(), mode
+        )
 
 
 def wait(place: Place, run_id: int) -> RunState:

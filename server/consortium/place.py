@@ -47,6 +47,11 @@ class Place:
         return self.root / "runs"
 
     @property
+    def receipts_key(self) -> Path:
+        """The key that signs the receipts of every run."""
+        return self.root / "receipts.key"
+
+    @property
     def status(self) -> Path:
         """What runs: written by the keeper."""
         return self.root / "status.json"

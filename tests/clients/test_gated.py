@@ -202,6 +202,27 @@ def test_a_receipt_of_something_else_is_a_fault(site: Path) -> None:
     assert (problem.number, "receipt" in problem.words) == (5, True)
 
 
+def test_receipts_of_several_runs(site: Path, tmp_path: Path) -> None:
+    """A site's ledger goes on over runs; the server's receipts of all of them are looked at."""
+    for run in ("first", "second"):
+        with Receipts(tmp_path / run) as receipts:
+            for _ in range(2):
+                asked = instruction()
+                asked.content = receipts.attach(2, asked.content)
+                reply = answer(asked, CONTEXT, honest)
+                letter = take_letter(reply.content)
+                assert letter is not None
+                receipts.give(2, "west", reply.content, letter)
+    path = site / "ledger.jsonl"
+    files = [tmp_path / run / "receipts.jsonl" for run in ("first", "second")]
+    verdict = verify(path, None, files)
+    assert verdict.problem is None
+    assert "the server confirms 4 replies, byte for byte" in verdict.notes
+    problem = verify(path, None, files[:1]).problem
+    assert problem is not None
+    assert "a receipt that the server has not written" in problem.words
+
+
 def test_a_receipt_that_the_server_never_wrote_is_a_fault(site: Path, tmp_path: Path) -> None:
     """Forged by one who has another key; it says the truth, but it is not the server's."""
     forger = tmp_path / "forger"

@@ -17,11 +17,12 @@ from common.config.load import load_study
 from common.config.study import Study
 from common.keeper import descendants, read_status
 from common.signing import public_path, read_public_key
+from scripts.consortium.receipts import receipts_of
 from scripts.consortium.rehearsal import Rehearsal, differences
 from scripts.simulate import Engine, run_study_here
 from scripts.study.submit import check, submit, wait
 from server.context import StudyStopped
-from server.receipts import KEY_FILE, RECEIPTS_FILE
+from server.receipts import KEY_FILE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 STUDY = Path(__file__).resolve().parents[3] / "configs" / "poc.toml"
@@ -146,7 +147,7 @@ def test_a_study_survives_a_kill(rehearsal: Rehearsal, victim: str, tmp_path: Pa
         verdict = ledger_check.verify(
             site.ledger,
             read_public_key(public_path(site.gate / "ledger.key")),
-            folder / RECEIPTS_FILE,
+            receipts_of(rehearsal.place),
             read_public_key(public_path(folder / KEY_FILE)),
         )
         assert verdict.problem is None

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from clients.desk.desk import AbsentError, ConflictError, Desk
+from clients.desk.board import AbsentError
+from clients.desk.desk import ConflictError, Desk
 from clients.desk.door import Session
 from common.errors import InputError
 

@@ -1,37 +1,16 @@
-"""What the desk knows and does, without a word of HTTP: the list, the words, the decisions.
-
-Readers read blind: what the others said is shown only of images on which they disagree, or on which
-somebody has decided already.
-"""
+"""What readers do at the desk, without a word of HTTP: labels, outlines, decisions, undo."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.annotations import Choice, all_worklists, counted_labels, is_closed
-from clients.asked import Asked
-from clients.consensus import (
-    RULES,
-    Rules,
-    Settled,
-    outline_dice,
-    read_rules,
-    settled_labels,
-    settled_outlines,
-    words_of,
-)
+from clients.annotations import is_closed
+from clients.consensus import Settled
+from clients.desk.board import SHOWN, AbsentError, Board
 from clients.desk.door import Session
-from clients.desk.pictures import Pictures
-from clients.forms.names import wanted_images
-from clients.settings import SiteSettings
 from clients.words import (
-    DECISIONS,
-    LABELS,
-    OUTLINES,
     PLAYED,
     Decision,
     Label,
@@ -50,88 +29,19 @@ from common.errors import InputError
 
 NAME = re.compile(r"[^\x00-\x1f,\"]{1,60}")
 """A reader's name: no control character, nothing that a table would have to quote."""
-SHOWN = ("disputed", "decided")
-"""Where all words are shown."""
-
-
-class AbsentError(LookupError):
-    """There is no such image on the list, or no such word."""
 
 
 class ConflictError(RuntimeError):
     """The image's file is another than the one that the page shows."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """One image of the list.
-
-    Attributes:
-        id: As the manifest names it.
-        rank: Its best on any worklist.
-        choice: Of that worklist.
-        lists: Arm and budget of every worklist that it is on.
-    """
-
-    id: str
-    rank: int
-    choice: Choice
-    lists: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Now:
-    """All that is said at the site, read at one moment."""
-
-    labels: Mapping[str, Mapping[str, Label]]
-    outlines: Mapping[str, Mapping[str, Outline]]
-    label_states: Mapping[str, Settled]
-    outline_states: Mapping[str, Settled]
-
-
-class Desk:
-    """The images that a study selected at a site, and what readers say of them.
-
-    Args:
-        site: The site.
-        asked: What the study asks.
-
-    Raises:
-        InputError: If nothing is selected, or the manifest lacks a selected image.
-    """
-
-    def __init__(self, site: SiteSettings, asked: Asked) -> None:
-        self.site, self.asked = site, asked
-        self.pictures = Pictures(site)
-        self.skipped: set[tuple[str, str]] = set()
-        self._read: tuple[object, Now] | None = None
-        self.wanted: list[Wanted] = []
-        self.reload()
-
-    def reload(self) -> None:
-        """Read the worklists."""
-        lists = all_worklists(self.site.folder)
-        if not lists:
-            raise InputError(
-                f"{self.site.name}: has selected no image yet, so there is nothing to annotate"
-            )
-        lost = [id_ for id_ in wanted_images(lists) if id_ not in self.pictures.rows]
-        if lost:
-            more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
-            raise InputError(
-                f"{self.site.data_folder}: no longer names the image {lost[0]!r}{more}"
-            )
-        self.wanted = _wanted(lists)
-
-    @property
-    def rules(self) -> Rules:
-        """The site's, as they are now."""
-        return read_rules(self.site.folder)
+class Desk(Board):
+    """The board, and what readers do at it. Everything is saved before the call returns."""
 
     def overview(self, session: Session) -> dict[str, Any]:
         """All that the page needs to begin with."""
         self.reload()
-        now, rules = self._now(), self.rules
+        now, rules = self.now(), self.rules
         known = {r for words in (*now.labels.values(), *now.outlines.values()) for r in words}
         return {
             "site": self.site.name,
@@ -144,8 +54,8 @@ class Desk:
             "needed": rules.readers,
             "readers": sorted(known - {PLAYED}),
             "reader": session.reader,
-            "images": [self._item(n, session.reader, now) for n in range(len(self.wanted))],
-            "progress": self._progress(session.reader, now),
+            "images": [self.item(n, session.reader, now) for n in range(len(self.wanted))],
+            "progress": self.progress(session.reader, now),
         }
 
     def enter(self, session: Session, name: str) -> None:
@@ -164,13 +74,13 @@ class Desk:
 
     def image(self, session: Session, n: int) -> dict[str, Any]:
         """One image, and what this reader said of it."""
-        wanted, reader = self._at(n), session.reader
+        wanted, reader = self.at(n), session.reader
         sequence = self.pictures.sequence(wanted.id)
         height, width = self.pictures.size(wanted.id)
-        now = self._now()
+        now = self.now()
         mine = now.labels.get(wanted.id, {}).get(reader)
         return {
-            **self._item(n, reader, now),
+            **self.item(n, reader, now),
             "uncertainty": wanted.choice.uncertainty,
             "distance": wanted.choice.distance,
             "image_sha256": self.pictures.digest(wanted.id),
@@ -188,11 +98,11 @@ class Desk:
             ConflictError: If the image's file has changed since it was shown.
             InputError: If nobody has said who reads.
         """
-        wanted, reader = self._at(n), _named(session)
+        wanted, reader = self.at(n), _named(session)
         if label and label not in self.asked.labels:
             raise AbsentError
         self._check_digest(wanted.id, digest)
-        before = self._now().labels.get(wanted.id, {}).get(reader)
+        before = self.now().labels.get(wanted.id, {}).get(reader)
         self._say_label(wanted.id, label, reader, digest)
         session.done.append((wanted.id, "label", before.label if before else ""))
         self.skipped.discard((reader, wanted.id))
@@ -202,7 +112,7 @@ class Desk:
         self, session: Session, n: int, mask_HW: NDArray[np.uint8] | None, digest: str
     ) -> dict[str, Any]:
         """Keep an outline; None takes it back. Raises as `label` does."""
-        wanted, reader = self._at(n), _named(session)
+        wanted, reader = self.at(n), _named(session)
         self._check_digest(wanted.id, digest)
         earlier = [x for x in read_outlines(self.site.folder) if x.id == wanted.id]
         name, masks = "", {}
@@ -219,8 +129,8 @@ class Desk:
         Raises:
             AbsentError: If it is not to be shown.
         """
-        wanted, now = self._at(n), self._now()
-        if reader and reader != session.reader and not self._open(wanted.id, now):
+        wanted, now = self.at(n), self.now()
+        if reader and reader != session.reader and not self.is_open(wanted.id, now):
             raise AbsentError
         line = now.outlines.get(wanted.id, {}).get(reader or session.reader)
         if line is None:
@@ -229,48 +139,13 @@ class Desk:
 
     def skip(self, session: Session, n: int, skipped: bool) -> dict[str, Any]:
         """Put an image off, or no longer; it stays on the list."""
-        wanted, reader = self._at(n), _named(session)
+        wanted, reader = self.at(n), _named(session)
         if skipped:
             self.skipped.add((reader, wanted.id))
             session.done.append((wanted.id, "skip", ""))
         else:
             self.skipped.discard((reader, wanted.id))
         return self._answer(session, n)
-
-    def words(self, n: int) -> dict[str, Any]:
-        """What all readers said of an image on which they disagree.
-
-        Raises:
-            AbsentError: If they do not; readers read blind.
-        """
-        wanted, now = self._at(n), self._now()
-        if not self._open(wanted.id, now):
-            raise AbsentError
-        outlines = now.outlines.get(wanted.id, {})
-        chosen = now.outline_states.get(wanted.id, Settled("open")).word
-        readers = list(outlines)
-        return {
-            "labels": [
-                {"reader": reader, "label": line.label, "time": line.time}
-                for reader, line in now.labels.get(wanted.id, {}).items()
-                if reader != PLAYED
-            ],
-            "label": now.label_states.get(wanted.id, Settled("open")).word,
-            "outlines": [
-                {"reader": reader, "time": line.time, "counts": line.outline == chosen}
-                for reader, line in outlines.items()
-            ],
-            "dice": [
-                {
-                    "readers": [a, b],
-                    "dice": round(
-                        outline_dice(self.site.folder, outlines[a].outline, outlines[b].outline), 3,
-                    ),
-                }
-                for place, a in enumerate(readers)
-                for b in readers[place + 1 :]
-            ],
-        }  # fmt: skip
 
     def decide(self, session: Session, n: int, what: str, word: str, digest: str) -> dict[str, Any]:
         """Decide an image on which the readers disagree.
@@ -287,7 +162,7 @@ class Desk:
             ConflictError: If the image's file has changed since it was shown.
             InputError: If nobody has said who reads.
         """
-        wanted, reader, now = self._at(n), _named(session), self._now()
+        wanted, reader, now = self.at(n), _named(session), self.now()
         states = {"label": now.label_states, "outline": now.outline_states}
         if what not in states:
             raise AbsentError
@@ -327,7 +202,7 @@ class Desk:
             "n": None,
             "what": "",
             "item": None,
-            "progress": self._progress(reader, self._now()),
+            "progress": self.progress(reader, self.now()),
         }
 
     def _say_label(self, id_: str, label: str, reader: str, digest: str) -> None:
@@ -344,102 +219,12 @@ class Desk:
         if digest != self.pictures.digest(id_):
             raise ConflictError
 
-    def wanted_id(self, n: int) -> str:
-        """The image at a place of the list.
-
-        Raises:
-            AbsentError: If there is none.
-        """
-        return self._at(n).id
-
-    def _at(self, n: int) -> Wanted:
-        if not 0 <= n < len(self.wanted):
-            raise AbsentError
-        return self.wanted[n]
-
-    def _now(self) -> Now:
-        """All that is said; read again only after one of the tables was replaced."""
-        files = [self.site.folder / name for name in (LABELS, OUTLINES, DECISIONS, RULES)]
-        stats = [path.stat() if path.exists() else None for path in files]
-        version = tuple((s.st_ino, s.st_mtime_ns, s.st_size) if s else None for s in stats)
-        if self._read is None or self._read[0] != version:
-            self._read = version, self._said()
-        return self._read[1]
-
-    def _said(self) -> Now:
-        folder, rules = self.site.folder, self.rules
-        labels, outlines = words_of(read_labels(folder)), words_of(read_outlines(folder))
-        decisions = read_decisions(folder)
-        return Now(
-            labels,
-            outlines,
-            settled_labels(labels, decisions, rules),
-            settled_outlines(folder, outlines, decisions, rules),
-        )
-
-    def _open(self, id_: str, now: Now) -> bool:
-        states = (now.label_states, now.outline_states)
-        return any(of.get(id_, Settled("open")).state in SHOWN for of in states)
-
-    def _item(self, n: int, reader: str, now: Now) -> dict[str, Any]:
-        wanted = self.wanted[n]
-        mine = now.labels.get(wanted.id, {}).get(reader)
-        outlined = reader in now.outlines.get(wanted.id, {})
-        label = now.label_states.get(wanted.id, Settled("open"))
-        outline = now.outline_states.get(wanted.id, Settled("open"))
-        return {
-            "n": n,
-            "id": wanted.id,
-            "rank": wanted.rank,
-            "reason": wanted.choice.reason,
-            "lists": wanted.lists,
-            "mine": mine.label if mine else "",
-            "outlined": outlined,
-            "done": mine is not None and (outlined or not self.asked.outlines),
-            "skipped": (reader, wanted.id) in self.skipped,
-            "label_state": label.state,
-            "outline_state": outline.state,
-        }
-
-    def _progress(self, reader: str, now: Now) -> dict[str, int]:
-        items = [self._item(n, reader, now) for n in range(len(self.wanted))]
-        counted = self._counted(now)
-        return {
-            "all": len(items),
-            "mine": sum(item["done"] for item in items),
-            "skipped": sum(item["skipped"] for item in items),
-            "counted": sum(wanted.id in counted for wanted in self.wanted),
-            "disputed": sum(
-                "disputed" in (item["label_state"], item["outline_state"]) for item in items
-            ),
-        }
-
-    def _counted(self, now: Now) -> set[str]:
-        """Images that count, as `counted_labels` has them, without reading the tables again."""
-        if is_closed(self.site.folder):
-            return set(counted_labels(self.site.folder))
-        outlined = {id_ for id_, image in now.outline_states.items() if image.word}
-        found = {id_ for id_, image in now.label_states.items() if image.word}
-        return found & outlined if self.rules.outlines else found
-
     def _answer(self, session: Session, n: int) -> dict[str, Any]:
-        now = self._now()
+        now = self.now()
         return {
-            "item": self._item(n, session.reader, now),
-            "progress": self._progress(session.reader, now),
+            "item": self.item(n, session.reader, now),
+            "progress": self.progress(session.reader, now),
         }
-
-
-def _wanted(lists: Mapping[tuple[str, str], Sequence[Choice]]) -> list[Wanted]:
-    """Each image once, the most wanted first, with the reason of its best rank."""
-    best: dict[str, Choice] = {}
-    on: dict[str, list[tuple[str, str]]] = {}
-    for name, choices in lists.items():
-        for choice in choices:
-            on.setdefault(choice.id, []).append(name)
-            if choice.id not in best or choice.rank < best[choice.id].rank:
-                best[choice.id] = choice
-    return [Wanted(id_, best[id_].rank, best[id_], tuple(on[id_])) for id_ in wanted_images(lists)]
 
 
 def _named(session: Session) -> str:

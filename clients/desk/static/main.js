@@ -68,8 +68,8 @@ async function send(run) {
 
 // --- opening an image
 
-function pixels(n, place) {
-  const key = `${n}/${place}`;
+function pixels(n, place, digest) {
+  const key = `${n}/${place}/${digest}`; // a file that changes meanwhile is read again
   if (!ahead.has(key)) {
     const reading = readImage(n, place);
     reading.catch(() => ahead.delete(key));
@@ -90,7 +90,7 @@ async function open(n) {
       read(`/api/images/${n}`), state.desk.outlines ? readMask(n) : null,
       deciding() ? read(`/api/images/${n}/words`) : null,
     ]);
-    const picture = await pixels(n, image.sequence.at);
+    const picture = await pixels(n, image.sequence.at, image.image_sha256);
     if (asked !== state.asked) return; // the reader is further already
     Object.assign(state, { image, words, place: image.sequence.at });
     viewer.show(picture);
@@ -104,7 +104,7 @@ async function open(n) {
 }
 
 async function readNext(n) {
-  await read(`/api/images/${n}`).then((image) => pixels(n, image.sequence.at)).catch(() => {});
+  await read(`/api/images/${n}`).then((image) => pixels(n, image.sequence.at, image.image_sha256)).catch(() => {});
 }
 
 async function showOthers(words) {
@@ -150,9 +150,10 @@ async function frame(place) {
   showFilm();
   const asked = state.asked;
   await guarded(async () => {
-    const picture = await pixels(state.n, place);
+    const { n, image_sha256 } = state.image;
+    const picture = await pixels(n, place, image_sha256);
     if (asked === state.asked && place === state.place) viewer.show(picture, { keep: true });
-    for (const beside of [place + 1, place - 1]) if (names[beside]) pixels(state.n, beside).catch(() => {});
+    for (const beside of [place + 1, place - 1]) if (names[beside]) pixels(n, beside, image_sha256).catch(() => {});
   });
 }
 

@@ -348,9 +348,12 @@ def test_a_worklist_that_came_meanwhile(page: Page, site: SiteSettings) -> None:
     lists = all_worklists(site.folder)["dual", "50"]
     known = {choice.id for choice in lists}
     new = next(row.id for row in rows_of(site) if row.id not in known)
+    before = [page.image(n)["id"] for n in range(6)]
     write_worklist(site.folder, "random", 0.2, [type(lists[0])(new, 1, "Drawn by lot.")])
     desk = page.get("/api/desk").json()
     assert len(desk["images"]) == 7
+    # An open page knows its images by their places: what is said of one stays with it.
+    assert [image["id"] for image in desk["images"]] == [*before, new]
     assert {image["reason"] for image in desk["images"] if image["id"] == new} == {"Drawn by lot."}
 
 

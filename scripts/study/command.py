@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from clients.gate.approvals import read_bundle
 from common.config.load import load_study
 from common.config.study import Study
 from common.plugins import look_in
@@ -28,6 +29,14 @@ Override = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder. Default: in the consortium's runs/.")]
 Watch = Annotated[bool, typer.Option(help="Follow the run until it has ended.")]
+Code = Annotated[
+    Path | None,
+    typer.Option(
+        "--bundle",
+        metavar="FILE.fab",
+        help="The code that was approved; default: this installation's.",
+    ),
+]
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study.")]
 
 
@@ -37,14 +46,14 @@ def submit_command(
     consortium: Folder = DEFAULT,
     out: Out = None,
     override: Override = None,
+    bundle: Code = None,
     watch: Watch = True,
 ) -> None:
     """Start a study on the consortium's sites, and follow it.
 
-    The code is that of this installation; every site's gate runs it only if its bundle was
-    approved there. Exit code 0 if the study finished, 1 if it did not.
+    Every site's gate runs the code only if its bundle was approved there. Exit code 0 if the study finished, 1 if it did not.
     """
-    _start(study_file, consortium, out, override, watch, resume=False)
+    _start(study_file, consortium, out, override, bundle, watch, resume=False)
 
 
 @app.command("bundle")
@@ -67,10 +76,11 @@ def resume_command(
     consortium: Folder = DEFAULT,
     out: Out = None,
     override: Override = None,
+    bundle: Code = None,
     watch: Watch = True,
 ) -> None:
     """Go on with a study from its last finished round, whatever ended it."""
-    _start(study_file, consortium, out, override, watch, resume=True)
+    _start(study_file, consortium, out, override, bundle, watch, resume=True)
 
 
 def _start(
@@ -78,6 +88,7 @@ def _start(
     consortium: Path,
     out: Path | None,
     override: list[str] | None,
+    code: Path | None,
     watch: bool,
     *,
     resume: bool,
@@ -87,7 +98,7 @@ def _start(
     prepare.check_parts(study)
     place = Place(consortium)
     registers.read(place)
-    bundle = build()
+    bundle = Bundle(read_bundle(code)) if code else build()
     rehearsal.allow_here(place, study, bundle)
     folder = out or place.runs / f"{study.name}-{study.digest[:8]}"
     number = submit(place, study, folder, bundle, resume=resume)

@@ -52,6 +52,7 @@ class Follower:
         self.folder = folder
         shutil.copytree(ROOT / "configs", folder / "configs")
         self.ports = free_ports(1)
+        self.typed: set[str] = set()
         (folder / "images").mkdir()
         generate(
             folder / "images", anatomy="wrist", probes=list(PROBES.values()), patients=8, frames=2,
@@ -59,6 +60,7 @@ class Follower:
         )  # fmt: skip
 
     def type(self, line: str, site: str = "riverside") -> str:
+        self.typed.add(line.removesuffix(" --yes"))
         line = line.replace("center.example:9443", f"127.0.0.1:{self.ports[0]}")
         line = line.replace("0.0.0.0:9443", f"127.0.0.1:{self.ports[0]}")
         line = line.replace("DATA", str(self.folder / "images" / PROBES[site]))
@@ -126,6 +128,7 @@ def test_followed_word_for_word(follower: Follower) -> None:
         said = follower.type(command(site, "sonofed gate policy manifest"), name)
         policy(follower, name, said)
         follower.type(command(site, "sonofed gate approve") + " --yes", name)
+        follower.type(command(site, "sonofed site check"), name)
         follower.type(command(site, "sonofed site up"), name)
         follower.type(command(site, "sonofed site status"), name)
     said = follower.type(command(center, "sonofed study submit"))
@@ -138,3 +141,6 @@ def test_followed_word_for_word(follower: Follower) -> None:
     follower.type(command(center, "sonofed consortium revoke"))
     told = follower.type("sonofed consortium status")
     assert "revoked" in told
+    # A study that has finished cannot go on; test_survival.py has those that can.
+    left = {*commands(center), *commands(site)} - follower.typed
+    assert left == {command(center, "sonofed study resume")}

@@ -8,7 +8,7 @@ import typer
 
 from common import ledger_check
 from common.errors import InputError
-from common.ledger_format import head_path
+from common.ledger import head_path
 from common.signing import public_path, read_public_key
 from scripts.live import say
 from scripts.study.place import DEFAULT, Folder

@@ -46,3 +46,20 @@ def test_smoke_runs_and_full_folders_are_refused(
     said = sonofed("export", carried.run, "--out", carried.data)
     assert said.code == 2
     assert "not an empty folder" in said.err
+
+
+def test_a_run_that_chose_images_gives_classes(
+    sorting: Carried, sonofed: Command, tmp_path: Path
+) -> None:
+    said = sonofed("export", sorting.run, "--out", tmp_path / "b", "--no-reference",
+                   "--budget", "0.3", "--architecture", "all")  # fmt: skip
+    assert said.code == 0, said.err
+    assert "random of sorted at 30 %, shufflenet_v2_x0_5, mobilenetv3_small_050" in said.out
+    images = sorting.data / "linear_pocket" / "images"
+    said = sonofed("predict", tmp_path / "b", images, "--out", tmp_path / "o")
+    assert said.code == 0, said.err
+    head = (tmp_path / "o" / "predictions.csv").read_text().splitlines()[0]
+    assert head.startswith("source,frame,class,p_benign,p_malignant,width,height,confidence,flag")
+    said = sonofed("predict", tmp_path / "b", images, "--out", tmp_path / "p", "--maps")
+    assert said.code == 2
+    assert "it draws no mask" in said.err

@@ -51,7 +51,8 @@ def submit_command(
 ) -> None:
     """Start a study on the consortium's sites, and follow it.
 
-    Every site's gate runs the code only if its bundle was approved there. Exit code 0 if the study finished, 1 if it did not.
+    Every site's gate runs the code only if its bundle was approved there. Exit code 0 if the study
+    finished, 1 if it did not.
     """
     _start(study_file, consortium, out, override, bundle, watch, resume=False)
 

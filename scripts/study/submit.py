@@ -9,7 +9,7 @@ from common.signing import make_key, public_path
 from scripts import prepare
 from scripts.study.bundle import Bundle
 from server.consortium import register as registers
-from server.consortium.control import Control, RunState
+from server.consortium.control import Control, RunState, SuperLinkAway
 from server.consortium.place import Place, write_file
 from server.context import StudyStopped
 from server.receipts import KEY_FILE
@@ -17,6 +17,7 @@ from server.receipts import KEY_FILE
 RUN_FILE = "flower-run"
 """In the run folder: Flower's number of the latest run that works there."""
 POLL_S = 1.0
+PATIENCE_S = 300.0
 
 
 def submit(
@@ -76,13 +77,30 @@ def share_key(place: Place, folder: Path) -> None:
         )
 
 
-def wait(place: Place, run_id: int) -> RunState:
-    """Wait until a run has ended, as the SuperLink sees it."""
+def wait(place: Place, run_id: int, patience_s: float = PATIENCE_S) -> RunState:
+    """Wait until a run has ended, as the SuperLink sees it.
+
+    Args:
+        place: The consortium's folder.
+        run_id: Flower's number of the run.
+        patience_s: For a SuperLink that is away: its keeper starts it again.
+
+    Raises:
+        InputError: If the SuperLink stays away.
+    """
     register = registers.read(place)
-    with Control(place, register) as control:
-        while not (state := control.run(run_id)).over:
+    last = time.monotonic()
+    while True:
+        try:
+            with Control(place, register) as control:
+                while not (state := control.run(run_id)).over:
+                    last = time.monotonic()
+                    time.sleep(POLL_S)
+                return state
+        except SuperLinkAway:
+            if time.monotonic() - last > patience_s:
+                raise
             time.sleep(POLL_S)
-    return state
 
 
 def check(folder: Path, state: RunState) -> None:

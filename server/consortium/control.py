@@ -33,6 +33,10 @@ from server.consortium.register import Register
 from server.consortium.superlink import address
 
 
+class SuperLinkAway(InputError):  # noqa: N818 - it may come back
+    """The SuperLink does not answer."""
+
+
 @dataclass(frozen=True)
 class Node:
     """A node as the SuperLink sees it.
@@ -102,7 +106,7 @@ class Control:
     ) -> None:
         self.client.close()
         if isinstance(error, httpx.TransportError):
-            raise InputError(
+            raise SuperLinkAway(
                 "the SuperLink does not answer; `sonofed consortium status` says what runs"
             ) from error
 

@@ -4,6 +4,7 @@ Nothing that the SuperNode sends goes further than here, but what `Gate` has jud
 means to a SuperNode: 401 stops it, 422 fails one reply, 502 to 504 are tried again for ever.
 """
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -43,6 +44,8 @@ from clients.gate.spool import Exchange
 from clients.gate.upstream import UpstreamError
 from common.errors import InputError
 from common.wire.gate import REFUSED_CONTENT
+
+log = logging.getLogger("sonofed.gate")
 
 HOLD_S = 15.0
 """How long a SuperNode that asks for an instruction, or for a verdict, is kept waiting at most: its
@@ -116,6 +119,7 @@ class Door:
         try:
             node_id = self.courier.make_known()
         except UpstreamError as error:
+            log.warning("the server does not know this node yet: %s", error)
             raise TurnedDownError(503, "the server does not answer") from error
         self._given = ""
         self.gate.heard()

@@ -11,8 +11,12 @@ from common.errors import InputError
 from common.signing import public_path
 
 
-def make_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
+def make_node_key(path: Path, *, openssh: bool = False) -> ec.EllipticCurvePrivateKey:
     """Make a node's key; `path`.pub gets the public half as `flwr supernode register` reads it.
+
+    Args:
+        path: Where.
+        openssh: In OpenSSH's own form, the only one that Flower's SuperNode reads.
 
     Raises:
         InputError: If there is a file already, or no writing there.
@@ -20,7 +24,7 @@ def make_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(
         serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
+        serialization.PrivateFormat.OpenSSH if openssh else serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
     public = key.public_key().public_bytes(

@@ -13,6 +13,7 @@ import pytest
 from flwr.app import Message
 
 from tests.clients.gate.center import Center
+from tests.clients.gate.here import gate_here
 from tests.clients.gate.process import Process, gate_process
 from tests.clients.gate.supernode import Connection, supernode
 from tests.clients.gate.world import instruction, reply_to
@@ -124,7 +125,6 @@ def test_a_gate_that_is_killed_while_a_reply_comes_in(
         node.give(reply_to(message))
         assert center.answer(asked).has_content()
         wait_until_over(process)
-        process.kill()
         assert [event["kind"] for event in process.events][-2:] == ["instruction", "reply"]
 
 
@@ -200,18 +200,20 @@ def test_code_that_never_answers_is_given_up(tmp_path: Path, center: Center) -> 
         assert left.error.reason == "ledger line 3"
 
 
-def test_a_server_that_fails_in_every_way(tmp_path: Path, center: Center) -> None:
+def test_a_server_that_fails_in_every_way(
+    tmp_path: Path, center: Center, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Answers lost before and after the deed, gateways without a server: tried until it has it."""
+    monkeypatch.setattr("clients.gate.courier.LONGEST_PAUSE_S", 0.1)
     for route in ("pull-object", "push-messages", "push-object", "confirm-message-received",
                   "get-run", "get-fab", "activate-node"):  # fmt: skip
         center.fail[route] = [502, -1, 0]
     asked = center.ask(instruction())
-    with gate_process(tmp_path / "west", center) as process, supernode(process.address) as node:
-        node.give(reply_to(node.take(120)))
-        assert center.answer(asked, 120).has_content()
-        wait_until_over(process)
-        process.kill()
-        assert [event["kind"] for event in process.events][-1] == "reply"
+    with gate_here(tmp_path / "gate", center) as here, supernode(here.address) as node:
+        node.give(reply_to(node.take()))
+        assert center.answer(asked).has_content()
+        assert here.events[-1]["kind"] == "reply"
+    assert not any(left for left in center.fail.values())
 
 
 def test_a_run_that_is_over(tmp_path: Path, center: Center) -> None:
@@ -227,7 +229,7 @@ def test_a_run_that_is_over(tmp_path: Path, center: Center) -> None:
         again = center.ask(instruction())
         node.give(reply_to(node.take()))
         assert center.answer(again).has_content()
-        process.kill()
+        wait_until_over(process)
         kinds = [event["kind"] for event in process.events][2:]
         assert kinds == ["instruction", "reply", "undelivered", "instruction", "reply"]
 
@@ -241,7 +243,6 @@ def test_a_reply_that_the_server_does_not_take(tmp_path: Path, center: Center) -
             center.asked.clear()
         node.give(reply_to(message))
         wait_until_over(process)
-        process.kill()
         assert process.events[-1]["kind"] == "undelivered"
         assert process.events[-1]["instruction"] == 2
     assert asked not in center.answers

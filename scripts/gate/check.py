@@ -15,8 +15,8 @@ from clients.gate import manifest as manifests
 from clients.gate.facts import InstructionFacts, ReplyFacts, TensorFacts
 from clients.gate.manifest import Exchange, Manifest, Tensor
 from clients.gate.policy import Policy, judge
-from clients.gate.rules import Rule
 from clients.gate.policy_file import load_file
+from clients.gate.rules import Rule
 from clients.gate.tensors import DTYPES, npy_header
 from common.config.load import load_study
 from common.config.study import Study

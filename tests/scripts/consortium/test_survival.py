@@ -135,8 +135,11 @@ def test_a_study_survives_a_kill(rehearsal: Rehearsal, victim: str, tmp_path: Pa
     before = trainings(rehearsal)
     submit(rehearsal.place, study, folder, rehearsal.bundle)
     # While the victim's site trains in its first round.
-    wait_for(lambda: trainings(rehearsal) > before and client_apps(rehearsal))
-    found = VICTIMS[victim](rehearsal)
+    wait_for(lambda: trainings(rehearsal) > before)
+    # Not one that is about to end: the one that this instruction starts.
+    old = set(client_apps(rehearsal))
+    wait_for(lambda: set(client_apps(rehearsal)) - old)
+    found = [pid for pid in VICTIMS[victim](rehearsal) if pid not in old]
     assert found
     for pid in found:
         os.kill(pid, signal.SIGKILL)

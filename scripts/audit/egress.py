@@ -23,6 +23,7 @@ from scripts.audit.experiment import DOOR, note_controls, note_door, secrets_of
 from scripts.audit.needles import needles_of
 from scripts.audit.proof import Proof
 from scripts.audit.search import Searcher
+from scripts.audit.subject import shortened, subject_of
 from scripts.audit.tricks import all_tricks
 from scripts.live import Steps, say
 
@@ -46,7 +47,7 @@ def check_egress(site: SiteFile) -> None:
         raise InputError(
             f"{site.gate.policy}: is the policy of {policy.file.site}, not of {site.site.name}"
         )
-    subject = controls.subject_of(policy)
+    subject = subject_of(policy)
     large = subject.bytes > LARGE
     # Found out first: a result that cannot be signed is none.
     with _book(site):
@@ -59,7 +60,7 @@ def check_egress(site: SiteFile) -> None:
     try:
         policy_file = site.gate.policy
         if large:
-            policy_file = controls.shortened(policy_file, policy, subject, work / "policy")
+            policy_file = shortened(policy_file, policy, subject, work / "policy")
             say(f"{subject.name} has {subject.bytes / 1e6:.0f} MB: tried with six of its tensors")
         proof = _tried(site, policy_file, work)
     finally:
@@ -88,7 +89,7 @@ def _book(site: SiteFile) -> Book:
 def _tried(site: SiteFile, policy_file: Path, work: Path) -> Proof:
     proof, steps = Proof(quick=True), Steps()
     policy = load_policy(policy_file)
-    subject = controls.subject_of(policy)
+    subject = subject_of(policy)
     made: Canaries = write_site(work / "data", site.site.name, seen=SIDE)
     searcher = Searcher(needles_of(made))
     door = make_door(work / "door", site.site.name, small_bundle())

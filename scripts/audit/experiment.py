@@ -24,6 +24,7 @@ from scripts.audit.proof import Proof
 from scripts.audit.reconcile import reconcile
 from scripts.audit.recorder import Recorder, Target
 from scripts.audit.search import Found, Searcher
+from scripts.audit.subject import shortened, subject_of
 from scripts.audit.tricks import Secret
 from scripts.consortium.rehearsal import Rehearsal
 from scripts.engines import guard
@@ -246,10 +247,10 @@ class Experiment:
         proof = self.proof
         policy = load_policy(policy_file)
         site = policy.file.site
-        subject = controls.subject_of(policy)
-        short = controls.shortened(policy_file, policy, subject, self.folder / "policy")
+        subject = subject_of(policy)
+        short = shortened(policy_file, policy, subject, self.folder / "policy")
         policy = load_policy(short)
-        subject = controls.subject_of(policy)
+        subject = subject_of(policy)
         secrets = secrets_of(made, site)
         door = make_door(self.folder / "door", site, small_bundle())
         trace = connections.is_there()

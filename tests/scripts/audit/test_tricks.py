@@ -18,20 +18,13 @@ from clients.gate.policy_file import load_file, load_policy
 from common.errors import InputError
 from scripts.audit.canary import Canaries, write_site
 from scripts.audit.cheat import Cheat, tree_of
-from scripts.audit.controls import (
-    Control,
-    Controls,
-    Subject,
-    instruction,
-    shortened,
-    subject_of,
-    try_search,
-)
+from scripts.audit.controls import Control, Controls, try_search
 from scripts.audit.experiment import secrets_of
 from scripts.audit.needles import needles_of
 from scripts.audit.object_tricks import OBJECTS
 from scripts.audit.search import Searcher
 from scripts.audit.sink import Sink, sha256
+from scripts.audit.subject import Subject, instruction, shortened, subject_of
 from scripts.audit.tricks import HIDDEN, METRICS, RECORDS, TENSORS, WIRE, Secret, Trick, all_tricks
 from tests.clients.gate.world import policy
 

@@ -25,7 +25,8 @@ FROZEN = Path(__file__).with_name("fleet_api.txt")
 
 def api() -> str:
     """Every Fleet route with its messages, and every field of every message that they hold."""
-    lines, seen = [], {}
+    lines: list[str] = []
+    seen: dict[str, str] = {}
     for route in sorted(router.routes, key=lambda route: route.path):  # type: ignore[attr-defined]
         path, methods = route.path, sorted(route.methods)  # type: ignore[attr-defined]
         asked = PROTOBUF_REQUEST_TYPES[("POST", path)]

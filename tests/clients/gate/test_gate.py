@@ -11,7 +11,7 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
-from flwr.app import Array, Message
+from flwr.app import Array, ArrayRecord, Message
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE as CHUNK
 
 from clients.gate import approvals
@@ -248,9 +248,7 @@ def test_equal_tensors_and_tensors_of_many_chunks(tmp_path: Path, center: Center
     same = np.full(side, 2.0, np.float32)
     came = {"a": same, "b": same, "c": np.arange(side, dtype=np.float32), "d": same}
     message = instruction()
-    message.content["weights"] = type(message.content["weights"])(
-        {name: Array(values) for name, values in came.items()}
-    )
+    message.content["weights"] = ArrayRecord({name: Array(values) for name, values in came.items()})
     asked = center.ask(message)
     with (
         gate_here(tmp_path / "gate", center, policy(manifest)) as here,

@@ -141,9 +141,8 @@ def objects_of(message: Message) -> dict[str, bytes]:
 
 def message_from_objects(root: str, objects: Mapping[str, bytes]) -> Message:
     """The message in a set of objects, as the gate reads them, its tensors put together."""
-    for name, content in objects.items():
-        if object_id(content) != name:
-            raise refused("an object is not what its id says")
+    if any(object_id(found) != name for name, found in objects.items()):
+        raise refused("an object is not what its id says")
     pile = Pile(objects)
     held = open_held(root, pile, objects)
     if held.message.has_error():

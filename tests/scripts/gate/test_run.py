@@ -38,8 +38,8 @@ def test_a_wrong_file_is_told_in_plain_words(tmp_path: Path, keys: Keys) -> None
     assert "no such file" in nothing.stderr
     with Center(keys) as center:
         site = write_site(tmp_path / "west", center)
-        cases = {
-            "--listen-fd 99: is no socket": ["--listen-fd", 99],
+        cases: dict[str, list[str]] = {
+            "--listen-fd 99: is no socket": ["--listen-fd", "99"],
             "is the policy of west, not of east": ['name = "west"', 'name = "east"'],
             "is no certificate of an authority": [str(keys.ca), str(tmp_path / "nothing")],
             "no such policy": ["policy.toml", "polisy.toml"],
@@ -49,7 +49,7 @@ def test_a_wrong_file_is_told_in_plain_words(tmp_path: Path, keys: Keys) -> None
             site.write_text(text)
             arguments = given if given[0] == "--listen-fd" else []
             if not arguments:
-                site.write_text(text.replace(str(given[0]), str(given[1])))
+                site.write_text(text.replace(given[0], given[1]))
             done = gate_run("--site", site, *arguments)
             assert done.returncode == 2, done.stderr
             assert words in done.stderr

@@ -126,7 +126,8 @@ def account_of(folder: Path, store: Path) -> Account:
                 _take(request, account, store, roots)
         except ValueError as error:
             account.problems.append(f"{path.name}: {error}")
-    for root in roots:
+    # A reply whose connection broke is announced again; it is one message all the same.
+    for root in dict.fromkeys(roots):
         try:
             account.sent.append(_sent(root, store))
         except (ValueError, KeyError, OSError) as error:

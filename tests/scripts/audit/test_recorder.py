@@ -189,3 +189,12 @@ def test_requests_are_given_one_at_a_time(tmp_path: Path) -> None:
     found = list(requests(path))
     assert [(one.call, one.body) for one in found] == [("push-object", body), ("get-fab", b"")]
     assert hashlib.sha256(found[0].body).digest() == hashlib.sha256(body).digest()
+
+
+def test_a_reply_that_is_announced_again_counts_once(tmp_path: Path) -> None:
+    made, ledger = pushes(tmp_path / "gate")
+    account = accounted([*made, made[0]], tmp_path)
+    (site,) = reconcile(account, {"west": ledger}, None)
+    assert (account.problems, site.problems) == ([], [])
+    assert account.payload == site.bytes == site.wire_bytes
+    assert account.requests["push-messages"] == 2

@@ -42,7 +42,7 @@ def main(sites: int, jobs: int) -> None:
     training = make_plan(study).trainings["mim/mim"]
 
     def play(site: str, message: Message) -> Message:
-        content = honest_content(study, training, float(len(site)))
+        content = honest_content(study, training, len(site) / 100)
         return Message(content, reply_to=message)
 
     with tempfile.TemporaryDirectory() as run:

@@ -112,7 +112,7 @@ def raw(here: Here, request: bytes) -> bytes:
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         answer = b""
         # Where the gate has seen enough, it does not read to the end.
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):
             connection.sendall(request)
             connection.shutdown(socket.SHUT_WR)
             while piece := connection.recv(65536):

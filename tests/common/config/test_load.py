@@ -14,7 +14,9 @@ from common.errors import InputError
 
 SITES = {"a": {"role": "source"}, "b": {"role": "target"}}
 
-STUDIES = [path for path in sorted(Path("configs").glob("*.toml")) if path.stem != "policy"]
+STUDIES = [
+    path for path in sorted(Path("configs").glob("*.toml")) if path.stem not in ("policy", "site")
+]
 """A hospital's policy lies beside the studies and is none."""
 
 
@@ -57,7 +59,7 @@ def test_a_misspelt_finetune_table_is_suggested() -> None:
 def test_values_out_of_range() -> None:
     found = problems(
         mim={"ratio": 1.5, "epochs": 0}, adapt={"ema_decay": 1}, seed="many",
-        federation={"aggregation": "median"}, infusion={"confidence": "luck"},
+        federation={"aggregation": "mode"}, infusion={"confidence": "luck"},
         split={"val": 0.6, "test": 0.5}, arms=["ensemble", "magic"],
     )  # fmt: skip
     keys = {line.partition(":")[0] for line in found}

@@ -77,6 +77,8 @@ http {{
             proxy_set_header Connection "";
             proxy_set_header Host localhost;
             proxy_request_buffering off;
+            # Weights are not laid down on this disk; and nginx's own user could not write here.
+            proxy_max_temp_file_size 0;
             proxy_next_upstream off;
             proxy_read_timeout 120s;
             proxy_ssl_verify on;

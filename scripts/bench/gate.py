@@ -1,12 +1,18 @@
-"""Bench `gate`: a reply of the full-size network through the gate's policy, and the same without.
+"""Bench `gate`: what the gate costs, in a simulation and as a process before a real SuperNode.
 
+In a simulation: a reply of the full-size network through the gate's policy, and the same without.
 Both ways pack, serialise, parse and unpack, as engines with processes do. Ours also decodes,
 hashes, judges, holds the update against what came in, writes the ledger, and builds it anew.
+
+As a process (`scripts/bench/gate_round.py`): a whole round of Flower's real processes through gate
+and nginx, and straight to the SuperLink, both over TLS on loopback; at a quarter of the size too,
+which shows that the gate's memory does not grow with it.
 """
 
+import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flwr.app import Message, Metadata, RecordDict
@@ -24,8 +30,9 @@ from common.models.transunet import PresetName
 from common.wire.crossing import Crossing
 from common.wire.payload import payload_bytes
 from common.wire.records import pack, unpack_weights
-from common.wire.vocabulary import LOSS, SOME
+from common.wire.vocabulary import LOSS, SOME, TensorSpec
 from scripts.bench.full_size import full_size, largest_difference, numbers, reply, sample
+from scripts.bench.gate_round import Shape, measure
 from scripts.bench.measure import Facts, Record, Stopwatch, Work, compare, record
 from server.receipts import take_letter
 
@@ -34,27 +41,71 @@ TOLD: dict[str, float | int] = {"examples": 100, "loss": 0.5}
 
 
 def run(
-    *, preset: PresetName = "r50-vit-b16", repeats: int = 5, seed: int = 0, fresh: bool = True
+    *,
+    preset: PresetName = "r50-vit-b16",
+    repeats: int = 5,
+    seed: int = 0,
+    fresh: bool = True,
+    shares: tuple[float, ...] = (0.25, 1.0),
 ) -> Iterator[Record]:
-    """Yields one record.
+    """Yields one record for the policy alone, and one for each size of a real round.
 
     Args:
         preset: Size of the network.
         repeats: Of each way.
         seed: Of the weights.
         fresh: Each way in a process of its own.
+        shares: Parts of the network's tensors that a real round carries.
     """
     specs = full_size(preset)
     ours, reference = compare(
         gated, direct, repeats=repeats, fresh=fresh, preset=preset, seed=seed
     )  # fmt: skip
     yield record(
-        "gate", ours, reference,
+        "gate in a simulation", ours, reference,
         wire_mb=payload_bytes(specs, "float32") / 1e6, parameters=numbers(specs),
         repeats=repeats, seed=seed,
         gate_seconds=float(ours.facts["gate"]),
         max_difference=largest_difference(ours.facts["state"], reference.facts["state"]),
     )  # fmt: skip
+
+    for share in shares:
+        yield round_of(_part(specs, share), repeats=repeats, seed=seed)
+
+
+def round_of(tensors: Mapping[str, Shape], *, repeats: int, seed: int) -> Record:
+    """A round through the gate against one without; seconds of the clock."""
+    found = measure(tensors, rounds=repeats + 1, seed=seed)
+    return {
+        "name": f"gate, a round of {4 * _numbers(tensors) / 1e6:.0f} MB each way",
+        "ours": found.median("gated"),
+        "reference": found.median("direct"),
+        "unit": "s",
+        "peak_rss_mb": found.gate_peak_mb,
+        "parameters": _numbers(tensors),
+        "tensors": len(tensors),
+        "repeats": repeats,
+        "all": _listed(found.seconds["gated"]),
+        "reference_all": _listed(found.seconds["direct"]),
+    }
+
+
+def _listed(seconds: list[float]) -> str:
+    return " ".join(f"{value:.1f}" for value in seconds)
+
+
+def _part(specs: Sequence[TensorSpec], share: float) -> dict[str, Shape]:
+    """The first tensors, up to a share of all numbers."""
+    found: dict[str, Shape] = {}
+    for spec in specs:
+        if _numbers(found) >= share * numbers(specs):
+            break
+        found[spec.name] = spec.shape
+    return found
+
+
+def _numbers(tensors: Mapping[str, Shape]) -> int:
+    return sum(math.prod(shape) for shape in tensors.values())
 
 
 def gated(*, preset: PresetName, seed: int) -> Work:

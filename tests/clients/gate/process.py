@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -131,14 +131,6 @@ class Process:
         while words not in self.log:
             assert time.monotonic() < until, self.log
             time.sleep(0.05)
-
-
-def wait_until(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Until something holds."""
-    until = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 @contextmanager

@@ -1,16 +1,14 @@
 """A site's own file, site.toml: who it is, its gate, the one address that it dials."""
 
-import difflib
 import ipaddress
 import re
-import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from clients.settings import SiteSettings
+from common.config.tables import read_tables, sentences
 from common.errors import InputError
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
@@ -116,16 +114,11 @@ def load_site(path: Path) -> SiteFile:
     Raises:
         InputError: Naming every unknown key (and the nearest known one) and every bad value.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; configs/site.toml is the template") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: not readable as TOML: {error}") from None
+    tables = read_tables(path, "no such file; configs/site.toml is the template")
     try:
         read = SiteFile.model_validate(tables)
     except ValidationError as error:
-        raise InputError([f"{path}: {line}" for line in _sentences(error)]) from None
+        raise InputError([f"{path}: {line}" for line in sentences(error, SiteFile)]) from None
     anchored: SiteFile = _anchored(read, path.absolute().parent)
     return anchored
 
@@ -142,38 +135,3 @@ def _anchored(value: Any, start: Path) -> Any:
     if isinstance(value, dict):
         return {key: _anchored(inner, start) for key, inner in value.items()}
     return value
-
-
-def _sentences(error: ValidationError) -> Iterator[str]:
-    for detail in error.errors():
-        place = [str(part) for part in detail["loc"]]
-        name = ".".join(place)
-        if detail["type"] == "extra_forbidden":
-            known = _known_keys(place[:-1])
-            near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
-            yield f"{name}: unknown key{hint}"
-        elif detail["type"] == "missing":
-            yield f"{name}: is missing"
-        elif detail["type"] == "value_error":
-            yield f"{name}: {detail['ctx']['error']} (given: {detail['input']!r:.80})"
-        else:
-            message = detail["msg"][0].lower() + detail["msg"][1:]
-            yield f"{name}: {message} (given: {detail['input']!r:.80})"
-
-
-def _known_keys(place: list[str]) -> list[str]:
-    """Keys of the table at a place, such as ["gate"]."""
-    model: type[BaseModel] = SiteFile
-    for part in place:
-        found = model.model_fields.get(part)
-        if found is None:
-            continue
-        models = [
-            item
-            for item in (found.annotation, *get_args(found.annotation))
-            if isinstance(item, type) and issubclass(item, BaseModel)
-        ]
-        if models:
-            model = models[0]
-    return list(model.model_fields)

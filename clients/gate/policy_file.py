@@ -1,17 +1,16 @@
 """Reading a policy: TOML, its manifests held to their digests, every mistake named at once."""
 
-import difflib
 import hashlib
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from clients.gate import manifest
 from clients.gate.policy import Policy
 from clients.gate.rules import PolicyFile
+from common.config.tables import read_tables, sentences
 from common.errors import InputError
 
 
@@ -54,12 +53,7 @@ def load_file(path: Path) -> PolicyFile:
     Raises:
         InputError: See `load_policy`.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such policy") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: not readable as TOML: {error}") from None
+    tables = read_tables(path, "no such policy")
     return parse(tables, str(path))
 
 
@@ -68,37 +62,4 @@ def parse(tables: Mapping[str, Any], origin: str) -> PolicyFile:
     try:
         return PolicyFile.model_validate(dict(tables))
     except ValidationError as error:
-        raise InputError([f"{origin}: {line}" for line in _sentences(error)]) from None
-
-
-def _sentences(error: ValidationError) -> Iterator[str]:
-    for detail in error.errors():
-        place = [str(part) for part in detail["loc"]]
-        name = ".".join(place)
-        if detail["type"] == "extra_forbidden":
-            known = _known_keys(place[:-1])
-            near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
-            yield f"{name}: unknown key{hint}"
-        elif detail["type"] == "missing":
-            yield f"{name}: is missing"
-        else:
-            message = detail["msg"][0].lower() + detail["msg"][1:]
-            yield f"{name}: {message} (given: {detail['input']!r:.80})"
-
-
-def _known_keys(place: list[str]) -> list[str]:
-    """Keys of the table at a place in the policy, such as ["stages", "mim"]."""
-    model: type[BaseModel] = PolicyFile
-    for part in place:
-        found = model.model_fields.get(part)
-        if found is None:
-            continue  # the name of a study, stage or metric
-        models = [
-            item
-            for item in (found.annotation, *get_args(found.annotation))
-            if isinstance(item, type) and issubclass(item, BaseModel)
-        ]
-        if models:
-            model = models[0]
-    return list(model.model_fields)
+        raise InputError([f"{origin}: {line}" for line in sentences(error, PolicyFile)]) from None

@@ -1,15 +1,16 @@
 """Reading a study: TOML, `--set` overrides, and every mistake named at once."""
 
 import copy
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from common.config.data import nearest
 from common.config.study import Study
+from common.config.tables import known_keys, read_tables
 from common.errors import InputError
 
 FINETUNES = ("finetune_mim", "finetune_contrastive", "lower", "upper", "finetune_selected")
@@ -29,12 +30,7 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> Study:
     Raises:
         InputError: Naming every unknown key (and the nearest known one) and every bad value.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such study") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: not readable as TOML: {error}") from None
+    tables = read_tables(path, "no such study")
     for override in overrides:
         _set(tables, override)
     return parse_study(tables, str(path))
@@ -129,9 +125,9 @@ def _sentences(error: ValidationError, tables: Mapping[str, Any]) -> Iterable[st
         place = [part for part in place if "[" not in part and part not in ("str", "int", "float")]
         name = ".".join(part for part in place if not part.startswith("literal"))
         if detail["type"] == "extra_forbidden":
-            known = _known_keys([str(part) for part in detail["loc"][:-1]])
-            near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            known = known_keys(Study, [str(part) for part in detail["loc"][:-1]])
+            at_top = len(detail["loc"]) == 1
+            hint = nearest(place[-1], [*known, "finetune"] if at_top else known)
             yield f"{name}: unknown key{hint}"
         elif detail["type"] == "value_error":
             prefix = f"{name}: " if name else ""
@@ -140,21 +136,3 @@ def _sentences(error: ValidationError, tables: Mapping[str, Any]) -> Iterable[st
         else:
             given = "" if detail["type"] == "missing" else f" (given: {detail['input']!r:.80})"
             yield f"{name}: {detail['msg'][0].lower()}{detail['msg'][1:]}{given}"
-
-
-def _known_keys(place: list[str]) -> list[str]:
-    """Keys of the table at a place in the study, e.g. ["sites", "a"] -> role, folder, ..."""
-    model: type[BaseModel] = Study
-    for part in place:
-        field = model.model_fields.get(part)
-        if field is None:
-            continue  # the name of a site
-        models = [
-            item
-            for item in (field.annotation, *get_args(field.annotation))
-            if isinstance(item, type) and issubclass(item, BaseModel)
-        ]
-        if models:
-            model = models[0]
-    keys = list(model.model_fields)
-    return [*keys, "finetune"] if model is Study else keys

@@ -48,7 +48,7 @@ def test_unknown_keys_are_suggested() -> None:
     assert "sites.c.probes: unknown key; did you mean 'probe'?" in found
     assert "finetune.batches: unknown key; did you mean 'batch'?" in found
     (far,) = [line for line in found if line.startswith("compute.xyz")]
-    assert "known are device" in far
+    assert "there are device" in far
     assert len(found) == 5  # [finetune] stands for four tables, and is said once
 
 

@@ -4,8 +4,6 @@ The SuperLink listens on a free loopback port, has its own FLWR_HOME, and dies w
 Flower's ready-made connection `local` would leave one behind on a fixed port.
 """
 
-import common.environment  # noqa: I001 - before Flower
-
 import http.client
 import json
 import math
@@ -16,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +21,12 @@ from typing import IO, Any
 
 import torch
 
-import common
 from clients.app import SITES_VARIABLE
 from common.config.study import Study
 from common.environment import SWITCHES
 from common.errors import InputError
 from scripts.engines import guard
+from scripts.study.bundle import stage
 from server.context import StudyStopped
 
 CONNECTION = "simulation"
@@ -59,7 +56,7 @@ def run(folder: Path, sites_file: Path, study: Study, jobs: int | None = None) -
     log = folder.resolve() / "flower.log"
     try:
         app = home / "sonofed"
-        stage_app(app)
+        stage_gated(app)
         port = free_port()
         (home / "config.toml").write_text(
             f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
@@ -117,31 +114,10 @@ def resources_of(study: Study, cards: int, jobs: int) -> dict[str, int | float |
     return resources
 
 
-def stage_app(into: Path) -> None:
-    """Copy what the bundle may hold (pyproject's `fab-include`) into an empty folder.
-
-    Flower walks the whole project folder, .venv and runs included, before it chooses.
-
-    Raises:
-        InputError: If this is no source tree.
-    """
-    root = Path(common.__file__).resolve().parents[1]
-    project = root / "pyproject.toml"
-    if not project.exists():
-        raise InputError(f"{root}: the engine ray needs the source tree with its pyproject.toml")
-    included = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
-    into.mkdir()
-    shutil.copy(project, into)
-    through_gate(into / project.name)
-    for pattern in included["fab-include"]:
-        for path in root.glob(pattern):
-            target = into / path.relative_to(root)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
-
-
-def through_gate(project: Path) -> None:
-    """Have the sites run behind their gates; at a hospital the gate is another process."""
+def stage_gated(into: Path) -> None:
+    """Stage the bundle with its sites behind their gates; at a hospital that is another process."""
+    stage(into)
+    project = into / "pyproject.toml"
     text = project.read_text(encoding="utf-8")
     project.write_text(text.replace(OPEN_APP, GATED_APP), encoding="utf-8")
 

@@ -9,7 +9,7 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 
 import common
-from scripts.engines.ray import stage_app
+from scripts.study.bundle import stage
 
 ROOT = Path(common.__file__).parents[1]
 PACKAGES = ("common", "clients", "server")
@@ -73,7 +73,7 @@ def test_strays_stay_at_home(project: Path) -> None:
 
 def test_the_simulation_bundles_the_same(tmp_path: Path) -> None:
     app = tmp_path / "sonofed"
-    stage_app(app)
+    stage(app)
     assert names(build_fab_from_disk(app)) == {
         *code(), *TEMPLATES, "pyproject.toml", ".info/CONTENT",
     }  # fmt: skip

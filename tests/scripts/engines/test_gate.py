@@ -105,7 +105,7 @@ def test_code_that_cheats_stops_the_study_and_nothing_of_it_arrives(
 
 
 def test_the_engine_ray_stages_the_gated_app(tmp_path: Path) -> None:
-    ray.stage_app(tmp_path / "sonofed")
+    ray.stage_gated(tmp_path / "sonofed")
     text = (tmp_path / "sonofed" / "pyproject.toml").read_text()
     assert 'clientapp = "clients.gated:app"' in text
     assert "clients.app:app" not in text

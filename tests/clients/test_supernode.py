@@ -106,7 +106,7 @@ def test_data_can_be_read_and_not_changed(tmp_path: Path) -> None:
 
 def test_only_its_own_folders_can_be_written(tmp_path: Path) -> None:
     """A site's policy and code lie beside: training must not change what judges it."""
-    own = f"{tmp_path}/work/a {tmp_path}/cache/a"
+    own = " ".join(str(tmp_path / name / "a") for name in ("work", "cache"))
     others = f"{tmp_path}/policy.toml {__file__} /etc/passwd $HOME/../.bashrc"
     told = said(node(tmp_path), f"touch {own} && echo own; for f in {others}; do touch $f; done")
     assert told.startswith("own")
@@ -187,11 +187,10 @@ def test_root_runs_it_as_another_user(tmp_path: Path) -> None:
         place.chmod(0o755)
     shell = node(tmp_path, owner=owner_of("nobody"))
     (tmp_path / "gate").chmod(0o700)
-    told = said(
-        shell, f"id -un; touch {tmp_path}/work/a && echo own; cat {tmp_path}/data/index.csv"
-    )
+    own = tmp_path / "work" / "a"
+    told = said(shell, f"id -un; touch {own} && echo own; cat {tmp_path}/data/index.csv")
     assert told.split() == ["nobody", "own", "rows"]
-    assert (tmp_path / "work" / "a").owner() == "nobody"
+    assert own.owner() == "nobody"
 
 
 def test_users_that_there_are_not() -> None:

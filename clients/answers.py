@@ -15,18 +15,19 @@ from safetensors.torch import save_file
 
 from clients.data.manifest import MANIFEST
 from clients.request import Request, Result
+from common.code import code_digest
 from common.wire.payload import digest_of
 
 FOLDER = "answers"
 
 
-def recall(request: Request) -> Result | None:
-    """What was answered to exactly this request, if it is kept."""
+def recall(request: Request, key: str) -> Result | None:
+    """What was answered to exactly this request, if it is kept; `key` is its fingerprint."""
     path = _file(request)
     try:
         with safe_open(path, "pt") as file:
             told = file.metadata() or {}
-            if told.get("request") != fingerprint(request):
+            if told.get("request") != key:
                 return None
             weights = OrderedDict((n, file.get_tensor(n)) for n in json.loads(told["order"]))
     except (OSError, SafetensorError, KeyError):
@@ -35,7 +36,7 @@ def recall(request: Request) -> Result | None:
     return Result(json.loads(told["metrics"]), weights)
 
 
-def keep(request: Request, result: Result) -> None:
+def keep(request: Request, key: str, result: Result) -> None:
     """Keep an answer, in one move, in place of the training's last one."""
     if result.weights is None:
         return
@@ -43,7 +44,7 @@ def keep(request: Request, result: Result) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     told = {
-        "request": fingerprint(request),
+        "request": key,
         "order": json.dumps(list(result.weights)),
         "metrics": json.dumps(dict(result.metrics)),
     }
@@ -53,12 +54,13 @@ def keep(request: Request, result: Result) -> None:
 
 
 def fingerprint(request: Request) -> str:
-    """SHA-256 (hex) over all that the answer depends on: study, round, weights, the site's data."""
+    """SHA-256 (hex) over all that an answer depends on: code, study, round, weights, data."""
     try:
         table = (request.site.data_folder / MANIFEST).read_bytes()
     except OSError:
         table = b""
     parts = (
+        code_digest(),
         request.study.canonical(),
         request.stage,
         request.target,

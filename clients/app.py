@@ -119,11 +119,12 @@ def _work(request: Request, message: Message, run: Stage) -> Result:
     trains = message.metadata.message_type.startswith("train.")
     if not (request.site.consortium and trains and answers.may_be_kept(request)):
         return run(request)
-    result = answers.recall(request)
+    key = answers.fingerprint(request)
+    result = answers.recall(request, key)
     if result is None:
         result = run(request)
         try:
-            answers.keep(request, result)
+            answers.keep(request, key, result)
         except OSError as error:
             # A full disk, say: the answer goes out all the same, and is not kept.
             log.error("%s: the answer cannot be kept: %s", request.site.name, error.strerror)

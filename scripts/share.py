@@ -19,19 +19,16 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import clients
-import common
-import server
 from clients.data.site import SiteData
 from clients.settings import SiteSettings
 from clients.site import open_site
+from common.code import code_digest
 from common.config.stages import Finetune
 from common.config.study import Study
 from common.models.branches import SELECTION_STAGES
@@ -44,7 +41,6 @@ LABELLED = ("finetune_mim", "finetune_contrastive", "lower", "upper")
 UNSHARED = (*SELECTION_STAGES, "finetune_selected")
 """They depend on what lies in the sites' own folders: classifiers, reconstructions, worklists."""
 
-CODE_FOLDERS = (common, clients, server)
 Identities = dict[str, str]
 """Key of a training to its identity; a training that nothing can be said about is missing."""
 
@@ -274,18 +270,6 @@ def _data_digest(data: SiteData, masks: bool, stage: str) -> str:
         for start in range(0, len(seen), 256):
             digest.update(data.masks(seen[start : start + 256], stage=stage).tobytes())
     _KNOWN[id(data), masks] = (data, digest.hexdigest())
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """SHA-256 over every Python file that a training runs through."""
-    digest = hashlib.sha256()
-    for package in CODE_FOLDERS:
-        root = Path(package.__path__[0])
-        for path in sorted(root.rglob("*.py")):
-            digest.update(f"{package.__name__}/{path.relative_to(root)}\0".encode())
-            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -1,25 +1,11 @@
 """Which code a run ran: a digest over its files, and the bundle's that was sent to the sites."""
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
-import common
+from common.code import code_digest
 from server.checkpoint import RunFolder
 
-FIRST_PARTY = ("common", "clients", "server")
 STATE = "code"
-
-
-def code_digest() -> str:
-    """SHA-256 over the first-party code that hospitals and centre run, file by file."""
-    digest = hashlib.sha256()
-    root = Path(common.__file__).parents[1]
-    for package in FIRST_PARTY:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0")
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def note_code(run: RunFolder, bundle: str) -> None:

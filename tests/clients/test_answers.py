@@ -74,6 +74,14 @@ def test_changed_data_are_worked_on_anew(keeping: Keeping) -> None:
     assert keeping.worked("bo") == 2 * worked
 
 
+def test_other_code_works_anew(keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeping.train("bo", "mim/mim")
+    worked = keeping.worked("bo")
+    monkeypatch.setattr(answers, "code_digest", lambda: "other")
+    keeping.train("bo", "mim/mim")
+    assert keeping.worked("bo") == 2 * worked
+
+
 def test_half_an_answer_is_none(keeping: Keeping) -> None:
     first = keeping.train("bo", "mim/mim")
     worked = keeping.worked("bo")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-import common
 from server import code
 from server.checkpoint import RunFolder
 
@@ -20,20 +19,3 @@ def test_a_run_names_its_code_once_and_again_where_it_changed(
     assert code.noted_code(run) == [{"code": "a" * 64}]
     code.note_code(run, "f" * 64)
     assert code.noted_code(run)[1:] == [{"code": "a" * 64, "bundle": "f" * 64}]
-
-
-def test_the_digest_covers_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in code.FIRST_PARTY:
-        (tmp_path / package / "inner").mkdir(parents=True)
-        (tmp_path / package / "__init__.py").write_text("")
-        (tmp_path / package / "inner" / "a.py").write_text("one = 1\n")
-    monkeypatch.setattr(common, "__file__", str(tmp_path / "common" / "__init__.py"))
-    first = code.code_digest()
-    assert first == code.code_digest()
-    seen = {first}
-    for package in code.FIRST_PARTY:
-        (tmp_path / package / "inner" / "a.py").write_text("one = 2\n")
-        seen.add(code.code_digest())
-    (tmp_path / "server" / "b.py").write_text("")
-    seen.add(code.code_digest())
-    assert len(seen) == 5

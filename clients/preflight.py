@@ -5,57 +5,35 @@ Nothing leaves but one HTTPS request to the consortium's own address, without a 
 
 import os
 import shutil
-import ssl
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Literal
 
-import httpx
 from cryptography import x509
 
+from clients import namespace
 from clients.data.manifest import MANIFEST, read_manifest
+from clients.finding import Finding
 from clients.gate.approvals import approved
 from clients.gate.node_key import read_node_key
 from clients.gate.policy import Policy
 from clients.gate.policy_file import load_policy
 from clients.gate.tensors import DTYPES, npy_header
-from clients.gate.upstream import tls
+from clients.reach import reach
 from clients.site_file import SiteFile
-from clients.supernode import can_be_shut_in
+from clients.supernode import can_be_shut_in, owner_of
 from common.errors import InputError
 from common.memory import available_memory
 
-Standing = Literal["ok", "warn", "fail"]
-TIMEOUT_S = 15.0
 SOON = timedelta(days=30)
-SKEW_WARN_S, SKEW_FAIL_S = 5.0, 60.0
-"""Node authentication signs the time, and the server refuses one that is far from its own."""
 LEAST_MEMORY = 3 * 10**9
 MESSAGES_ON_DISK = 4
 """At once: an instruction, a reply, what leaves of it, a training's last answer."""
 CACHE_BYTES = 300_000
 """A decoded image of 512 px with its mask."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        what: The thing.
-        standing: ok: as it should be; warn: it will do, for now; fail: the site cannot take part.
-        words: What was found.
-        remedy: What to do; empty where nothing is to be done.
-    """
-
-    what: str
-    standing: Standing
-    words: str
-    remedy: str = ""
 
 
 Check = Callable[[SiteFile], Iterator[Finding]]
@@ -67,9 +45,15 @@ def preflight(site: SiteFile) -> Iterator[Finding]:
     Args:
         site: The site's file.
     """
-    for check in (_data, _policy, _keys, _certificates, _disk, _memory, _card, _solitude):
-        yield from check(site)
+    yield from here(site)
+    yield from _card(site)
     yield from reach(site)
+
+
+def here(site: SiteFile) -> Iterator[Finding]:
+    """What is to be seen on this machine alone; `sonofed site up` asks for it too."""
+    for check in (_data, _policy, _keys, certificates, _disk, _memory, _solitude, _user):
+        yield from check(site)
 
 
 def _data(site: SiteFile) -> Iterator[Finding]:
@@ -163,7 +147,8 @@ def _keys(site: SiteFile) -> Iterator[Finding]:
             yield Finding("node key", "fail", error.problems[0], "join anew: ask for an invitation")
 
 
-def _certificates(site: SiteFile) -> Iterator[Finding]:
+def certificates(site: SiteFile) -> Iterator[Finding]:
+    """Until when the site's certificate and the authority's hold."""
     for what, path in {
         "certificate": site.upstream.certificate,
         "authority": site.upstream.ca,
@@ -290,69 +275,44 @@ def _solitude(site: SiteFile) -> Iterator[Finding]:
     else:
         yield Finding(
             "shut in", "fail", "this machine lets no process into an empty network",
-            "start as root, or set kernel.unprivileged_userns_clone = 1",
+            "start as root, or set kernel.unprivileged_userns_clone = 1; with [network] "
+            "allow_open_network = true training runs in the open, and that is said everywhere",
         )  # fmt: skip
 
 
-def reach(site: SiteFile) -> Iterator[Finding]:
-    """Whether the server answers, trusts this site, and has the same time."""
-    address, proxy = site.upstream.address, site.upstream.proxy
-    way = f"{address}" + (f" through the proxy {proxy}" if proxy else "")
-    try:
-        context = tls(site.upstream.ca, site.upstream.certificate, site.upstream.key)
-        with httpx.Client(
-            verify=context, trust_env=False, timeout=TIMEOUT_S,
-            proxy=f"http://{proxy}" if proxy else None,
-        ) as client:  # fmt: skip
-            answer = client.get(f"https://{address}/")
-    except InputError as error:
-        yield Finding("server", "fail", error.problems[0], "`sonofed site join --admission FILE`")
+def _user(site: SiteFile) -> Iterator[Finding]:
+    """Root runs training as somebody else, who must be able to read what it needs."""
+    name = site.network.user
+    if os.getuid() != 0:
         return
-    except (httpx.HTTPError, OSError) as error:
-        yield Finding("server", "fail", f"{way}: {_plain(error)}", _remedy(error, address, proxy))
-        return
-    if answer.status_code == 400:
-        # nginx's answer to a certificate that it does not take.
+    if not name:
         yield Finding(
-            "server", "fail", f"{way}: it does not take this site's certificate",
-            "ask the coordinator whether the site was revoked: `sonofed consortium status`",
+            "user", "fail", "started as root, and [network] user names nobody",
+            "name a system user for training (useradd --system --no-create-home NAME)",
         )  # fmt: skip
         return
-    yield Finding("server", "ok", f"{way} answers and takes this site's certificate")
-    yield from _clock(answer.headers.get("date"))
-
-
-def _clock(told: str | None) -> Iterator[Finding]:
-    if told is None:
-        return
     try:
-        skew = (datetime.now(UTC) - parsedate_to_datetime(told)).total_seconds()
-    except ValueError:
+        owner = owner_of(name)
+    except InputError as error:
+        yield Finding("user", "fail", error.problems[0], "correct [network] user")
         return
-    words = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the server's"
-    remedy = "switch on time synchronisation (chrony, systemd-timesyncd, Windows time)"
-    if abs(skew) > SKEW_FAIL_S:
-        yield Finding("clock", "fail", words, remedy)
-    elif abs(skew) > SKEW_WARN_S:
-        yield Finding("clock", "warn", words, remedy)
+    needed = [site.site.data_folder / MANIFEST, Path(sys.executable), Path(namespace.__file__)]
+    closed = [
+        str(path) for path in needed
+        if owner is not None and path.exists() and not _readable(path, owner)
+    ]  # fmt: skip
+    if closed:
+        yield Finding(
+            "user", "fail", f"the user {name} cannot read {', '.join(closed)}",
+            "give it the right, or move them to where it has",
+        )  # fmt: skip
     else:
-        yield Finding("clock", "ok", "agrees with the server's")
+        yield Finding("user", "ok", f"training runs as {name}")
 
 
-def _plain(error: Exception) -> str:
-    words = str(error) or type(error).__name__
-    cause = error.__cause__ or error.__context__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate is not the consortium's ({cause.verify_message})"
-    return words
-
-
-def _remedy(error: Exception, address: str, proxy: str) -> str:
-    words = str(error).lower()
-    if "certificate" in words or "ssl" in words:
-        return "something between here and there opens TLS, or the authority is another: ask both"
-    if "name or service" in words or "resolution" in words or "nodename" in words:
-        return f"the name of {address} is not known here: ask for DNS, or correct the address"
-    if proxy:
-        return f"ask whether the proxy allows CONNECT to {address}"
-    return f"ask for a firewall rule: this machine out to {address}, TCP, nothing inbound"
+def _readable(path: Path, owner: tuple[int, int]) -> bool:
+    command = ["/usr/bin/test", "-r", str(path)]
+    found = subprocess.run(
+        command, user=owner[0], group=owner[1], extra_groups=[], check=False, cwd="/"
+    )
+    return found.returncode == 0

@@ -6,7 +6,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from clients.preflight import Finding, preflight, reach
+from clients.finding import Finding
+from clients.preflight import preflight
+from clients.reach import reach
 from clients.site_file import SiteFile
 from scripts.live import say, show
 

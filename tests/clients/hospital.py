@@ -34,6 +34,7 @@ certificate = {certificate}
 key = {key}
 [network]
 allow_open_network = true
+user = "root"
 """
 POLICY = """
 site = "west"

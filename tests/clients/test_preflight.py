@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from clients import preflight as module
-from clients.preflight import Finding, preflight, reach
+from clients import reach as module
+from clients.finding import Finding
+from clients.preflight import preflight
+from clients.reach import reach
 from tests.clients.gate.center import Center, Keys
 from tests.clients.hospital import Hospital, hospital
 
@@ -110,3 +112,14 @@ def test_images_that_cannot_be_read(tmp_path: Path, keys: Keys) -> None:
     place = hospital(tmp_path / "west", keys)
     (place.folder / "data/us/0.png").chmod(0)
     assert "1 of 4 images" in found(place)["data"].words
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize(
+    ("user", "words"), [("", "names nobody"), ("no-such-user", "knows no user 'no-such-user'")]
+)
+def test_root_needs_somebody_to_train_as(tmp_path: Path, keys: Keys, user: str, words: str) -> None:
+    place = hospital(tmp_path / "west", keys)
+    place.change('user = "root"', f'user = "{user}"')
+    finding = found(place)["user"]
+    assert (finding.standing, words in finding.words) == ("fail", True)

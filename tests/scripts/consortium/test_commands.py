@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from clients import join
+from clients import join, preflight
 from common.joining import Admission, read_file
-from scripts.site import run as site_run
 from server.consortium import register as registers
 from server.consortium.place import Place
 from tests.scripts.conftest import Command
@@ -158,11 +157,11 @@ def test_a_site_that_is_not_ready_does_not_start(
     site = joined(sonofed, images)
     (images / "index.csv").unlink()
     (site / join.SITE_KEY).chmod(0o644)
-    monkeypatch.setattr(site_run, "can_be_shut_in", lambda: False)
+    monkeypatch.setattr(preflight, "can_be_shut_in", lambda: False)
     said = sonofed("site", "up", "--site", site / "site.toml")
     assert said.code == 2
     for words in (
-        "the policy is not there", "no index.csv in", "chmod 600", "lets no process into an empty",
+        "no such policy", "no index.csv in", "chmod 600", "lets no process into an empty",
     ):  # fmt: skip
         assert words in said.err, words
     assert ("name a system user for training" in said.err) == (os.getuid() == 0)

@@ -6,7 +6,6 @@ line with how many files went and the SHA-256 over theirs. It names no study's p
 
 import csv
 import hashlib
-import io
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -22,7 +21,7 @@ from clients.gate.facts import RefusedError
 from clients.gate.reading import read_asked
 from clients.gate.spool import Exchange, Spool
 from clients.site_file import SiteFile
-from clients.tables import write_bytes
+from clients.tables import write_table
 from clients.words import CLOSED_OUTLINES, DECISIONS, LABELS, OUTLINE_FOLDER, OUTLINES
 from common.errors import InputError
 
@@ -30,6 +29,8 @@ SPOOL = "spool"
 TABLES = (LABELS, OUTLINES, DECISIONS, CLOSED, CLOSED_OUTLINES, WORKLIST)
 """Tables with a column `id`: experts' work, which nothing can make again."""
 KEPT = (*TABLES, ASKED, RULES)
+Less = tuple[list[str], list[list[str]]]
+"""Columns and rows of a table that loses some."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def purge_patient(site: SiteFile, patient: str) -> Purged:
     with closing(_spool(site)) as spool:
         waiting = [exchange.folder for exchange in spool.exchanges.values()]
         gone: list[Path] = [site.site.cache, *waiting]
-        rewritten: list[tuple[Path, bytes]] = []
+        rewritten: list[tuple[Path, Less]] = []
         for folder in _studies(site):
             for path in sorted(p for p in folder.rglob("*") if p.is_file()):
                 if path.parent.name == OUTLINE_FOLDER:
@@ -120,7 +121,7 @@ def _take(
     site: SiteFile,
     what: str,
     places: Iterable[Path],
-    rewritten: Sequence[tuple[Path, bytes]] = (),
+    rewritten: Sequence[tuple[Path, Less]] = (),
 ) -> Purged:
     """Remove, and write it into the ledger: the line first, so that nothing goes unsaid."""
     places = [place for place in places if place.exists()]
@@ -136,8 +137,8 @@ def _take(
             {"kind": "purged", "what": what, "files": found.files, "bytes": found.bytes,
              "digest": found.digest}
         )  # fmt: skip
-    for path, less in rewritten:
-        write_bytes(path, less)
+    for path, (columns, rows) in rewritten:
+        write_table(path, columns, rows)
     for place in places:
         if place.is_dir():
             shutil.rmtree(place)
@@ -179,19 +180,13 @@ def _study_of(exchange: Exchange, node_id: int | None) -> str:
         return ""  # not all of it has come: it says nothing yet
 
 
-def _without(path: Path, images: set[str]) -> bytes | None:
-    """A table without some images' rows; None where it has none of them."""
+def _without(path: Path, images: set[str]) -> Less | None:
+    """A table's columns and rows without some images'; None where it has none of them."""
     with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns, rows = list(reader.fieldnames or ()), list(reader)
-    kept = [row for row in rows if row.get("id") not in images]
-    if len(kept) == len(rows):
-        return None
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(kept)
-    return text.getvalue().encode()
+        columns, *rows = csv.reader(file)
+    place = columns.index("id")
+    kept = [row for row in rows if row[place] not in images]
+    return None if len(kept) == len(rows) else (columns, kept)
 
 
 def _outlines_of(folder: Path, images: set[str]) -> list[Path]:

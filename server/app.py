@@ -187,13 +187,15 @@ class GridExchange:
         return Reply(site, weights, metrics, down, up, seconds)
 
     def _wait_for_nodes(self, count: int) -> list[int]:
-        since = time.monotonic()
+        since = told = time.monotonic()
         while True:
             nodes = sorted(self.grid.get_node_ids())
-            if len(nodes) >= count:
+            now = time.monotonic()
+            if len(nodes) >= count or now - since > self.study.federation.deadline_s:
                 return nodes
-            if time.monotonic() - since > self.study.federation.deadline_s:
-                return nodes
+            if now - told > TELL_S:
+                told = now
+                self.waiting("enrol", {"sites": f"{len(nodes)} of {count} are here"})
             time.sleep(POLL_S)
 
 

@@ -11,7 +11,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from common.plan import Training, make_plan
 from common.wire.records import ERROR_FAILED, METRICS, WEIGHTS
+from server import app as server_app
 from server.context import StudyStopped
+from server.exchange import Question, Refusal
 from server.stages import train
 from tests.played import Events, PlayedGrid, honest_content, server_of
 from tests.tiny import targets
@@ -200,3 +202,18 @@ def test_half_precision_overflow_is_refused_as_infinity(tmp_path: Path) -> None:
     train.run(context, training)
     (refused,) = events.named("refused")
     assert "NaN or infinity" in refused["reason"]
+
+
+def test_who_is_waited_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site that does not come, and one that does not answer: neither in silence."""
+    monkeypatch.setattr(server_app, "TELL_S", 0.05)
+    study = targets(2, federation={"deadline_s": 0.6})
+    said: list[tuple[str, dict[str, str]]] = []
+    grid = PlayedGrid(["site0"], lambda site, message: None)
+    exchange = server_app.GridExchange(
+        grid, study, 1, waiting=lambda stage, sites: said.append((stage, dict(sites)))
+    )
+    (refusal,) = exchange.enrol(Question("query", "enrol"))
+    assert isinstance(refusal, Refusal)
+    assert ("enrol", {"sites": "1 of 3 are here"}) in said  # the source too
+    assert any(stage == "enrol" and "asked 0 min ago" in str(sites) for stage, sites in said)

@@ -45,6 +45,8 @@ def sentences(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
                 yield f"{name}: unknown key{hint}"
             case "missing":
                 yield f"{name}: is missing"
+            case "model_type":
+                yield f"{name}: should be a table (given: {detail['input']!r:.80})"
             case "value_error":
                 yield f"{name}: {detail['ctx']['error']} (given: {detail['input']!r:.80})"
             case _:

@@ -13,6 +13,7 @@ import ctypes
 import fcntl
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -37,14 +38,17 @@ def main() -> None:
     """Set up what argument 1 (JSON) says; the listener goes out by the socket of argument 2."""
     settings = json.loads(sys.argv[1])
     out = socket.socket(fileno=int(sys.argv[2]))
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = os.getppid()
+    end_with_parent()
     if settings["open_network"]:
         listener = listen(settings["host"], settings["port"])
         hand_out(out, listener)
         become(settings["owner"])
+        end_with_parent(parent)
         keep(settings)
         return
     leave(rooted=settings["owner"] is not None)
+    alive, ours = os.pipe()
     child = os.fork()
     if child:
         # The namespace's first process is our child; we only wait for it.
@@ -52,12 +56,27 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
         _, status = os.waitpid(child, 0)
         os._exit(os.waitstatus_to_exitcode(status) % 256)
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.close(ours)
     shut(settings["writable"], settings["hidden"], settings["emptied"])
     loopback_up()
     hand_out(out, listen(settings["host"], settings["port"]))
     become(settings["owner"])
+    end_with_parent()
+    if select.select([alive], [], [], 0)[0]:
+        # From in here the parent has no number to know it by; its end of the pipe is gone.
+        os._exit(1)
     keep(settings)
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """Be killed when the parent ends. Whoever changes its user must say so anew.
+
+    Args:
+        parent: Its number; one that is gone already has nobody told, so this process ends here.
+    """
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
 
 
 def leave(*, rooted: bool) -> None:
@@ -164,13 +183,14 @@ def keep(settings: dict[str, Any]) -> None:
 
 def start(command: list[str], settings: dict[str, Any]) -> int:
     """Start a command as a child."""
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent(parent)
         os.chdir(settings["folder"])
         os.execve(command[0], command, settings["environment"])
     finally:
@@ -183,8 +203,9 @@ def stop_all(pids: set[int]) -> None:
         # In a process namespace: all but this first process.
         os.kill(-1, signal.SIGKILL)
     for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
+        for kill in (os.killpg, os.kill):  # a group is there only once the child has made it
+            with contextlib.suppress(ProcessLookupError):
+                kill(pid, signal.SIGKILL)
     while True:
         try:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:

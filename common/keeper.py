@@ -35,9 +35,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def die_with_parent(number: int = signal.SIGTERM) -> Callable[[], None]:
     """What a child runs first, so that it does not outlive whoever started it."""
+    parent = os.getpid()
 
     def set_signal() -> None:
         _libc.prctl(PR_SET_PDEATHSIG, int(number))
+        if os.getppid() != parent:
+            os._exit(1)  # it ended before anybody was to be told
 
     return set_signal
 

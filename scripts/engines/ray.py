@@ -4,6 +4,8 @@ The SuperLink listens on a free loopback port, has its own FLWR_HOME, and dies w
 Flower's ready-made connection `local` would leave one behind on a fixed port.
 """
 
+import common.environment  # noqa: F401, I001 - before torch
+
 import http.client
 import json
 import math

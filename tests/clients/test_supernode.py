@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from clients.settings import SiteSettings
-from clients.supernode import SuperNode, can_be_shut_in, owner_of
+from clients.supernode import SuperNode, can_be_shut_in, free_port, owner_of
 from common.config.data import DataSpec
 from common.errors import InputError
 from common.keeper import descendants
 
 pytestmark = pytest.mark.skipif(not can_be_shut_in(), reason="no user namespaces here")
+AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
 
 
 class Shell(SuperNode):
@@ -144,11 +145,26 @@ def lives(pid: int) -> bool:
         return False
 
 
-def test_nothing_of_it_is_left(tmp_path: Path) -> None:
-    shell = node(tmp_path)
-    with started(shell, "setsid sleep 1000 & sleep 1000") as (process, _):
+@pytest.mark.parametrize("user", ["", pytest.param("nobody", marks=AS_ROOT)])
+@pytest.mark.parametrize(
+    ("open_network", "script", "processes"),
+    [(False, "setsid sleep 1000 & sleep 1000", 3), (True, "exec sleep 1000", 1)],
+)
+def test_nothing_of_it_is_left(
+    tmp_path: Path, user: str, open_network: bool, script: str, processes: int
+) -> None:
+    """Whoever changes its user forgets that it was to end with its parent, unless told anew."""
+    for place in (tmp_path, *list(tmp_path.parents)[:2]):
+        place.chmod(0o755)
+    shell = node(
+        tmp_path,
+        listen=f"127.0.0.1:{free_port()}",
+        owner=owner_of(user),
+        open_network=open_network,
+    )
+    with started(shell, script) as (process, _):
         end = time.monotonic() + 30
-        while len(descendants(process.pid)) < 3:
+        while len(descendants(process.pid)) < processes:
             assert time.monotonic() < end
             time.sleep(0.05)
         below = descendants(process.pid)
@@ -171,9 +187,7 @@ def test_where_it_cannot_be_shut_in_it_does_not_start(
 
 def test_an_open_network_must_be_asked_for(tmp_path: Path) -> None:
     """Then it is the machine's own network, and everything still ends with it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     shell = node(tmp_path, listen=f"127.0.0.1:{port}", open_network=True)
     with started(shell, "sleep 1000") as (process, listener):
         assert listener.getsockname() == ("127.0.0.1", port)
@@ -187,7 +201,7 @@ def test_an_open_network_must_be_asked_for(tmp_path: Path) -> None:
     assert not left
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+@AS_ROOT
 def test_root_runs_it_as_another_user(tmp_path: Path) -> None:
     for place in (tmp_path, *list(tmp_path.parents)[:2]):
         place.chmod(0o755)

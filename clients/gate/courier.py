@@ -16,11 +16,12 @@ from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest
 from flwr.proto.run_pb2 import Run
 from flwr.supercore.constant import TaskType
 
+from clients.gate.arrivals import Coming, check_tree
 from clients.gate.disk import is_id
 from clients.gate.facts import RefusedError
 from clients.gate.gate import Gate
 from clients.gate.objects import object_id, tree_ids
-from clients.gate.reading import check_tree, instruction_message
+from clients.gate.reading import instruction_message
 from clients.gate.spool import Exchange
 from clients.gate.upstream import RunOverError, UpstreamError
 from common.errors import InputError
@@ -54,6 +55,7 @@ class Courier:
         self.known = False
         self.beaten = threading.Event()
         self._knowing = threading.Lock()
+        self._confirming = threading.Lock()
         self._threads = [
             threading.Thread(target=self._run, args=(name, step), name=name, daemon=True)
             for name, step in self._steps().items()
@@ -176,6 +178,11 @@ class Courier:
     def _intake(self) -> float:
         for old in self.gate.standing("fetching"):
             self._fetch(old)
+        for old in self.gate.standing("open"):
+            try:
+                self._confirm(old)
+            except RunOverError as error:
+                self._drop(old, error)
         if not self.gate.presence.here or self.gate.standing("fetching", "open"):
             return 5.0
         pulled = self.gate.upstream.pull(self.make_known())
@@ -205,15 +212,35 @@ class Courier:
         run_id = instruction_message(exchange).metadata.run_id
         try:
             run = self._run_of(node_id, run_id)
-            missing = [name for name in tree_ids(tree) if name not in exchange.asked]
-            self._each(missing, lambda name: self._fetch_object(exchange, node_id, run_id, name))
-            exchange.asked.sync()
-            self.gate.upstream.confirm(node_id, run_id, exchange.id)
+            coming = Coming(tree, exchange.asked)
+            missing = [name for name in coming.ids if name in coming.missing]
+            self._each(missing, lambda name: self._fetch_object(coming, node_id, run_id, name))
         except RunOverError as error:
-            log.warning("%s: dropped: %s", exchange.id[:12], error)
-            self.gate.end(exchange)
+            self._drop(exchange, error)
             return
-        self.gate.admit(exchange, run)
+        # Whatever is still being read comes first; the rest is read then.
+        self.gate.checker.submit(lambda: None).result()
+        self.gate.admit(exchange, run, coming.read)
+
+    def _drop(self, exchange: Exchange, why: RunOverError) -> None:
+        log.warning("%s: dropped: %s", exchange.id[:12], why)
+        self.gate.end(exchange)
+
+    def _confirm(self, exchange: Exchange) -> None:
+        """The server may forget an instruction: all of it is on the disk here.
+
+        It takes its time over that, and the SuperNode need not wait for it.
+
+        Raises:
+            RunOverError: If nobody wants its answer.
+        """
+        with self._confirming:
+            if exchange.standing.confirmed:
+                return
+            exchange.asked.sync()
+            run_id = instruction_message(exchange).metadata.run_id
+            self.gate.upstream.confirm(self.make_known(), run_id, exchange.id)
+            self.gate.move(exchange, confirmed=True)
 
     def _run_of(self, node_id: int, run_id: int) -> Run:
         """The run, its code beside it. Of what the server says, only what the SuperNode needs."""
@@ -237,15 +264,16 @@ class Courier:
         spool.keep_run(run)
         return run
 
-    def _fetch_object(self, exchange: Exchange, node_id: int, run_id: int, name: str) -> None:
+    def _fetch_object(self, coming: Coming, node_id: int, run_id: int, name: str) -> None:
         pause = 0.2
         while not self.gate.stopping.is_set():
             content = self.gate.upstream.pull_object(node_id, run_id, name)
             if content is not None:
                 try:
-                    exchange.asked.put(name, content)
+                    more = coming.take(name, content)
                 except RefusedError as error:
                     raise UpstreamError(error.words) from None
+                self.gate.read_early(coming, more)
                 return
             self.gate.stopping.wait(pause)
             pause = min(LONGEST_PAUSE_S, 2 * pause)
@@ -277,6 +305,7 @@ class Courier:
         assert out is not None
         node_id = self.make_known()
         try:
+            self._confirm(exchange)
             self._push(exchange, node_id, out)
         except RunOverError as error:
             self._not_taken(exchange, str(error))

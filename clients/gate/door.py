@@ -35,11 +35,11 @@ from flwr.proto.message_pb2 import (
 from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse
 from google.protobuf.message import Message
 
+from clients.gate.arrivals import Arrival, check_tree
 from clients.gate.courier import Courier
 from clients.gate.disk import is_id
 from clients.gate.facts import RefusedError
 from clients.gate.gate import MOST_ATTEMPTS, Gate
-from clients.gate.reading import Arrival, check_tree
 from clients.gate.spool import Exchange
 from clients.gate.upstream import UpstreamError
 from common.errors import InputError

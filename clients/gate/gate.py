@@ -7,7 +7,7 @@ out. Every decision is here, and on the disk before anything follows from it.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,15 +18,15 @@ from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest
 from flwr.proto.run_pb2 import Run
 
 from clients.gate.approvals import approved
+from clients.gate.arrivals import Arrival, Coming
 from clients.gate.book import Book
 from clients.gate.buckets import bucketed
-from clients.gate.facts import RefusedError
+from clients.gate.facts import RefusedError, TensorFacts
 from clients.gate.judging import TurnedAwayError, let_in, let_out, turn_away
 from clients.gate.objects import Packed, pack
 from clients.gate.payload import write_error
 from clients.gate.policy import Policy
 from clients.gate.reading import (
-    Arrival,
     Asked,
     answer_message,
     instruction_message,
@@ -88,6 +88,7 @@ class Gate:
         self.presence = Presence()
         self.started = time.monotonic()
         self.checker = ThreadPoolExecutor(1, thread_name_prefix="checker")
+        self.syncer = ThreadPoolExecutor(1, thread_name_prefix="syncer")
         self._writing = threading.Lock()
         self._reading = threading.Lock()
         self._asked: dict[str, Asked] = {}
@@ -95,6 +96,11 @@ class Gate:
         self._old = frozenset(spool.exchanges)
         if book.policy_in_force() != policy.file.digest:
             book.policy(policy)
+
+    def close(self) -> None:
+        """End what works beside; what was not judged is judged after the next start."""
+        for pool in (self.checker, self.syncer):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     # Where things stand.
 
@@ -135,15 +141,22 @@ class Gate:
 
     # Instructions.
 
-    def admit(self, exchange: Exchange, run: Run) -> None:
+    def admit(
+        self, exchange: Exchange, run: Run, early: Mapping[str, TensorFacts] | None = None
+    ) -> None:
         """An instruction is all here: judge it.
+
+        Args:
+            exchange: Whose.
+            run: The run that it belongs to.
+            early: Of tensors that were read while others came, by id.
 
         Raises:
             LedgerError: If nothing can be written down.
         """
         old = exchange.id in self._old
         try:
-            asked = self.asked(exchange, run.fab_hash)
+            asked = self.asked(exchange, run.fab_hash, early)
         except RefusedError as error:
             self.refuse(exchange, "in", error.code, error.words)
             return
@@ -168,7 +181,6 @@ class Gate:
         down = asked.handed_down()
         for name, content in down.objects.items():
             exchange.asked.put(name, content)
-        exchange.asked.sync()
         exchange.write("down", _pulled(down))
         root = down.tree.object_id
         log.info("%s: may come in, ledger line %d", _named(asked), line.sequence)
@@ -177,14 +189,19 @@ class Gate:
     def _policy_now(self) -> Policy:
         return replace(self.policy, approved=self.policy.approved | approved(self.folder))
 
-    def asked(self, exchange: Exchange, bundle: str = "") -> Asked:
+    def asked(
+        self,
+        exchange: Exchange,
+        bundle: str = "",
+        early: Mapping[str, TensorFacts] | None = None,
+    ) -> Asked:
         """What an instruction asks, read once."""
         with self._reading:
             found = self._asked.get(exchange.id)
             if found is None:
                 run = self.spool.run(instruction_message(exchange).metadata.run_id)
                 bundle = bundle or (run.fab_hash if run is not None else "")
-                found = read_asked(exchange, bundle, self.spool.node_id)
+                found = read_asked(exchange, bundle, self.spool.node_id, early)
                 self._asked[exchange.id] = found
             return found
 
@@ -219,7 +236,9 @@ class Gate:
         return None
 
     def _remember(self, exchange: Exchange, request: PushMessagesRequest) -> Arrival:
-        arrival = Arrival(exchange, request)
+        asked = self.asked(exchange)
+        came = asked.arrays if self.wants_update(asked) else {}
+        arrival = Arrival(exchange, request, came)
         self._arrivals[arrival.session] = arrival
         return arrival
 
@@ -237,15 +256,22 @@ class Gate:
         if arrival.bytes + len(content) > limit:
             words = f"more than {limit / 1e6:.0f} MB came"
             raise RefusedError(REFUSED_SIZE, words)
-        whole = arrival.take(name, content)
+        more = arrival.take(name, content)
         if not arrival.missing:
             self.complete(arrival)
             return
-        for tensor in whole:
-            self.checker.submit(arrival.read_early, tensor, asked, update=self.wants_update(asked))
+        self.read_early(arrival, more)
+
+    def read_early(self, coming: Coming, more: int) -> None:
+        """Read tensors, and have them on the disk, while others still come."""
+        for _ in range(more):
+            self.checker.submit(coming.read_next)
+        if more:
+            self.syncer.submit(coming.shelf.sync)
 
     def complete(self, arrival: Arrival) -> None:
         """A reply is all here: judge it, behind whatever is being read."""
+        arrival.exchange.asked.sync()
         arrival.exchange.reply.sync()
         with self.changed:
             if arrival.exchange.standing.step != "open":

@@ -1,20 +1,16 @@
 """What lies in the spool, read: an instruction, and the reply to it as far as it has come."""
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde_utils import metadata_from_proto
-from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.proto.message_pb2 import ObjectTree
 
-from clients.gate.disk import is_id
+from clients.gate.arrivals import Arrival
 from clients.gate.facts import InstructionFacts, RefusedError, ReplyFacts, TensorFacts
 from clients.gate.objects import (
     HeldArray,
     Packed,
-    open_array,
     open_held,
     pack,
     read_held,
@@ -31,7 +27,7 @@ from clients.gate.payload import (
     write_error,
 )
 from clients.gate.spool import Exchange
-from clients.gate.tensors import refused
+from clients.gate.tensors import check_name, refused
 from common.wire.gate import LEDGER, METRICS, RECEIPT, REFUSED_INSTRUCTION, WEIGHTS
 
 
@@ -79,13 +75,19 @@ def instruction_message(exchange: Exchange) -> Message:
     return Message(RecordDict(), metadata=metadata)  # type: ignore[call-overload, no-any-return]
 
 
-def read_asked(exchange: Exchange, bundle: str, node_id: int | None) -> Asked:
+def read_asked(
+    exchange: Exchange,
+    bundle: str,
+    node_id: int | None,
+    early: Mapping[str, TensorFacts] | None = None,
+) -> Asked:
     """What an instruction asks.
 
     Args:
         exchange: Whose.
         bundle: SHA-256 of the code that it would run.
         node_id: This node's.
+        early: Of tensors that were read while others came, by id.
 
     Raises:
         RefusedError: If it is no instruction as the vocabulary writes them.
@@ -103,7 +105,13 @@ def read_asked(exchange: Exchange, bundle: str, node_id: int | None) -> Asked:
             raise refused("it is not for this site")
         check_records(held.kinds, DOWN)
         arrays = held.arrays.get(WEIGHTS, {})
-        tensors = tuple(read_held(name, array, exchange.asked) for name, array in arrays.items())
+        known = early or {}
+        tensors = tuple(
+            replace(known.get(array.id) or read_held(name, array, exchange.asked), name=name)
+            for name, array in arrays.items()
+        )
+        for name in arrays:
+            check_name(name)
         record = message.content.config_records.get(INSTRUCTION)
         facts = instruction_facts(message.metadata.message_type, record, bundle, tensors)
     except RefusedError as error:
@@ -124,114 +132,6 @@ def _announced(message: Message) -> tuple[object, ...]:
         told.run_id, told.src_node_id, told.dst_node_id, told.reply_to_message_id, told.group_id,
         told.created_at, told.ttl, told.message_type,
     )  # fmt: skip
-
-
-class Arrival:
-    """A reply that comes in, object by object; each tensor is read as soon as it is all here.
-
-    Args:
-        exchange: Whose.
-        request: What the SuperNode announced; it is in the spool.
-    """
-
-    def __init__(self, exchange: Exchange, request: PushMessagesRequest) -> None:
-        self.exchange = exchange
-        tree = request.message_object_trees[0]
-        self.root: str = tree.object_id
-        self.ids = tree_ids(tree)
-        self.known = frozenset(self.ids)
-        self.lock = threading.Lock()
-        self.missing = {name for name in self.ids if name not in exchange.reply}
-        self.bytes = exchange.reply.bytes()
-        self.waiting: dict[str, set[str]] = {}
-        self.below: dict[str, list[str]] = {}
-        for node in _tensor_nodes(tree):
-            whole = {node.object_id, *(child.object_id for child in node.children)}
-            self.waiting[node.object_id] = whole & self.missing
-            for name in whole:
-                self.below.setdefault(name, []).append(node.object_id)
-        self.next = 0
-        self.read: dict[str, TensorFacts] = {}
-        self.finished = threading.Event()
-        self.refused = ""
-
-    @property
-    def session(self) -> str:
-        """What it is called at the door; the same after a restart."""
-        return self.root
-
-    def take(self, name: str, content: bytes) -> list[str]:
-        """Keep an object.
-
-        Returns:
-            Ids of the tensors that are all here now.
-
-        Raises:
-            RefusedError: If it was not announced, or is not what its id says.
-        """
-        if name not in self.known:
-            raise refused("an object belongs to nothing")
-        if name in self.missing:
-            self.exchange.reply.put(name, content)
-        with self.lock:
-            if name not in self.missing:
-                return []
-            self.missing.discard(name)
-            self.bytes += len(content)
-            whole = []
-            for tensor in self.below.get(name, []):
-                self.waiting[tensor].discard(name)
-                if not self.waiting[tensor]:
-                    whole.append(tensor)
-            return whole
-
-    def read_early(self, tensor: str, asked: Asked, *, update: bool) -> None:
-        """Read one tensor while others still come. What is wrong with it is found again later."""
-        try:
-            held = open_array(tensor, self.exchange.reply)
-            name, incoming = self._guess(held, asked) if update else ("?", None)
-            facts = read_held(name, held, self.exchange.reply, incoming, self.exchange.asked)
-            self.exchange.reply.sync()
-        except (RefusedError, OSError):
-            return
-        self.read[tensor] = facts
-
-    def _guess(self, held: HeldArray, asked: Asked) -> tuple[str, HeldArray | None]:
-        """Which of the incoming tensors this one answers; its name comes last of all.
-
-        Tensors come in their order, each distinct one once: those that are passed over are alike.
-        """
-        names = list(asked.arrays)
-        for place in range(self.next, len(names)):
-            incoming = asked.arrays[names[place]]
-            if incoming.told == held.told:
-                self.next = place + 1
-                return names[place], incoming
-        return "?", None
-
-
-def _tensor_nodes(tree: ObjectTree) -> list[ObjectTree]:
-    """The tensors in a message's tree: message, dictionary, record, tensor, chunks."""
-    found = {
-        node.object_id: node
-        for content in tree.children
-        for record in content.children
-        for node in record.children
-    }
-    return list(found.values())
-
-
-def check_tree(tree: ObjectTree) -> None:
-    """Whether a tree is one that a reply can have.
-
-    Raises:
-        RefusedError: If not.
-    """
-    level, depth = [tree], 0
-    while level:
-        if depth > 4 or any(not is_id(node.object_id) for node in level):
-            raise refused("its tree of objects is none")
-        level, depth = [child for node in level for child in node.children], depth + 1
 
 
 @dataclass(frozen=True)

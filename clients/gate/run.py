@@ -28,7 +28,7 @@ from common.signing import public_path
 
 log = logging.getLogger("sonofed.gate")
 
-M_MMAP_THRESHOLD = -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 
 
 def run(site: SiteFile, listen_fd: int | None = None) -> None:
@@ -79,7 +79,7 @@ def run(site: SiteFile, listen_fd: int | None = None) -> None:
         log.info("stopping")
         server.shutdown()
         courier.stop()
-        gate.checker.shutdown(wait=True, cancel_futures=True)
+        gate.close()
     spool.close()
 
 
@@ -110,12 +110,16 @@ def _where(listener: socket.socket) -> str:
 
 
 def give_memory_back() -> None:
-    """Have large pieces of memory go back to the system at once, as each object comes and goes.
+    """Have all threads use the same memory, and what is free beyond a few objects go back.
 
-    By itself glibc raises the size from which it does so, and each thread then keeps its own holes.
+    By itself glibc gives each thread memory of its own, which keeps its own holes. Giving every
+    object's memory back at once would have the system clear each anew.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**18)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_ARENA_MAX, 1)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+        libc.mallopt(M_TRIM_THRESHOLD, 64 * 2**20)
 
 
 def main() -> None:

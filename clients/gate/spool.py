@@ -16,6 +16,7 @@ from flwr.proto.run_pb2 import Run
 from pydantic import BaseModel, ConfigDict
 
 from clients.gate.disk import Shelf, sync_path, write_whole
+from clients.gate.objects import tree_ids
 from common.errors import InputError
 
 Step = Literal["fetching", "open", "judging", "leaving"]
@@ -31,6 +32,7 @@ class Standing(BaseModel):
         came: The ledger's line of the instruction.
         down: Its id as it is handed down.
         handed: How often the SuperNode has taken it.
+        confirmed: Whether the server was told that the instruction is all here, and forgets it.
         stored: Whether the server has taken the reply's first message.
     """
 
@@ -41,6 +43,7 @@ class Standing(BaseModel):
     came: int = -1
     down: str = ""
     handed: int = 0
+    confirmed: bool = False
     stored: bool = False
 
 
@@ -68,6 +71,11 @@ class Exchange:
         standing = self.standing.model_copy(update=changes)
         write_whole(self.folder / "standing.json", standing.model_dump_json().encode())
         self.standing = standing
+
+    def whole(self) -> bool:
+        """Whether nothing of the instruction went with the power before it was on the disk."""
+        trees = (self.pulled(name).message_object_trees[0] for name in ("asked", "down"))
+        return all(name in self.asked for tree in trees for name in tree_ids(tree))
 
     def write(self, name: str, message: PullMessagesResponse | PushMessagesRequest) -> None:
         """Keep a protobuf message: "asked", "down", "reply" or "out"."""
@@ -138,6 +146,10 @@ class Spool:
             exchange = Exchange(folder, Standing.model_validate_json(text))
             for shelf in (exchange.asked, exchange.reply):
                 shelf.drop_unsound()
+            step, confirmed = exchange.standing.step, exchange.standing.confirmed
+            if step == "open" and not confirmed and not exchange.whole():
+                # The server has it still.
+                exchange.stand(step="fetching")
             found.append(exchange)
         found.sort(key=lambda exchange: exchange.standing.number)
         return {exchange.id: exchange for exchange in found}

@@ -26,7 +26,7 @@ DTYPES: Mapping[str, str] = {
 }  # fmt: skip
 """Dtypes that can travel at all; which may, the manifest says. uint16 is bfloat16's bits."""
 FLOATS = ("float32", "float16", "uint16")
-BLOCK = 2**18
+BLOCK = 2**16
 """Values that are looked at at once."""
 
 Pieces = Iterable[bytes | memoryview]
@@ -128,18 +128,26 @@ def blocks(pieces: Pieces, dtype: str, skip: int) -> Iterator[NDArray[Any]]:
         skip: Bytes of a header that come first.
     """
     size = BLOCK * np.dtype(dtype).itemsize
-    held = bytearray()
+    held = b""
     for piece in pieces:
-        if skip:
-            dropped = min(skip, len(piece))
-            piece, skip = memoryview(piece)[dropped:], skip - dropped
-        held += piece
-        while len(held) >= size:
-            yield np.frombuffer(bytes(held[:size]), dtype)
-            del held[:size]
+        view = memoryview(piece)
+        dropped = min(skip, len(view))
+        view, skip = view[dropped:], skip - dropped
+        if held:
+            # Only what lies across two pieces is copied.
+            missing = size - len(held)
+            held, view = held + view[:missing], view[missing:]
+            if len(held) < size:
+                continue
+            yield np.frombuffer(held, dtype)
+            held = b""
+        whole = len(view) - len(view) % size
+        for start in range(0, whole, size):
+            yield np.frombuffer(view[start : start + size], dtype)
+        held = bytes(view[whole:])
     whole = len(held) - len(held) % np.dtype(dtype).itemsize
     if whole:
-        yield np.frombuffer(bytes(held[:whole]), dtype)
+        yield np.frombuffer(held[:whole], dtype)
 
 
 def _floats(
@@ -155,11 +163,16 @@ def _floats(
             if olds is not None:
                 old = _as_float(dtype, next(olds))
                 difference = _as_float(dtype, block) - old
-                square += float(old @ old)
-                update += float(difference @ difference)
+                square += _squares(old)
+                update += _squares(difference)
     if olds is None:
         return finite, None, None
     return finite, square, update
+
+
+def _squares(values: NDArray[np.float64]) -> float:
+    """Their sum, without BLAS, whose threads would take the cores from training."""
+    return float(np.einsum("i,i->", values, values))
 
 
 def _whole_numbers(

@@ -8,6 +8,7 @@ import ssl
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import TypeVar
 
 import httpx
@@ -44,6 +45,8 @@ LARGEST_ANSWER = 64 * 2**20
 """Bytes of an answer: a bundle has 10 MB, a tree of objects a few hundred for each."""
 TIMEOUT_S = 60.0
 PIECE = 2**16
+SIGNED_S = 1.0
+"""How long a signed time is used: P-384 takes milliseconds, and there are hundreds of objects."""
 INTERVAL_S = HEARTBEAT_DEFAULT_INTERVAL
 
 Answer = TypeVar("Answer", bound=Message)
@@ -82,6 +85,7 @@ class Transport(FleetHttpClient):
         self.base = f"https://{address}"
         self.key = key
         self.public = public_key_to_bytes(key.public_key())
+        self._signed: tuple[float, dict[str, str]] = (-SIGNED_S, {})
         self._client = httpx.Client(
             verify=context,
             timeout=TIMEOUT_S,
@@ -134,14 +138,21 @@ class Transport(FleetHttpClient):
         return answer
 
     def _signed_time(self) -> dict[str, str]:
-        """Flower's node authentication."""
-        time = now().isoformat()
-        signature = sign_message(self.key, time.encode("ascii"))
-        return {
-            FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(self.public).decode("ascii"),
-            TIMESTAMP_HEADER: time,
-            FLEET_HTTP_SIGNATURE_HEADER: b64encode(signature).decode("ascii"),
-        }
+        """Flower's node authentication: it signs a time, not a request.
+
+        So one signature serves all requests of a second.
+        """
+        since, headers = self._signed
+        if not 0 <= monotonic() - since < SIGNED_S:
+            time = now().isoformat()
+            signature = sign_message(self.key, time.encode("ascii"))
+            headers = {
+                FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(self.public).decode("ascii"),
+                TIMESTAMP_HEADER: time,
+                FLEET_HTTP_SIGNATURE_HEADER: b64encode(signature).decode("ascii"),
+            }
+            self._signed = (monotonic(), headers)
+        return headers
 
 
 def _pieces(content: bytes) -> Iterator[bytes]:

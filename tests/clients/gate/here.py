@@ -66,5 +66,5 @@ def gate_here(
             server.shutdown()
             server.server_close()
             courier.stop()
-            gate.checker.shutdown(wait=True, cancel_futures=True)
+            gate.close()
     spool.close()

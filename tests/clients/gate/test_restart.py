@@ -216,6 +216,44 @@ def test_a_server_that_fails_in_every_way(
     assert not any(left for left in center.fail.values())
 
 
+def test_a_power_cut_before_the_server_may_forget(tmp_path: Path, center: Center) -> None:
+    """What was handed down and is not on the disk is fetched again: the server has it still."""
+    center.fail["confirm-message-received"] = [502] * 100
+    asked = center.ask(instruction())
+    with gate_process(tmp_path / "west", center) as process:
+        first = take_and_die(process)
+        process.kill()
+        shelf = next((process.site.parent / "gate" / "spool" / "exchanges").glob("*/asked"))
+        lost = [path for path in shelf.iterdir() if b"ArrayChunk" in path.read_bytes()]
+        assert lost
+        lost[0].unlink()
+        lost[1].write_bytes(b"")
+        process.start()
+        with supernode(process.address) as node:
+            again = node.take()
+            assert again.content == first.content
+            assert "confirm-message-received" in center.fail
+            center.fail.clear()
+            node.give(reply_to(again))
+            assert center.answer(asked).has_content()
+        wait_until_over(process)
+        assert "confirm-message-received" in [route for route, _, _ in center.calls]
+        kinds = [event["kind"] for event in process.events]
+        assert kinds == ["opened", "policy", "instruction", "reply"]
+
+
+def test_nothing_is_sent_before_the_server_may_forget(tmp_path: Path, center: Center) -> None:
+    """Or it would keep the instruction for ever."""
+    center.fail["confirm-message-received"] = [502, 502]
+    asked = center.ask(instruction())
+    with gate_process(tmp_path / "west", center) as process, supernode(process.address) as node:
+        node.give(reply_to(node.take()))
+        assert center.answer(asked).has_content()
+        routes = [route for route, _, _ in center.calls]
+        last = len(routes) - 1 - routes[::-1].index("confirm-message-received")
+        assert last < routes.index("push-messages")
+
+
 def test_a_run_that_is_over(tmp_path: Path, center: Center) -> None:
     """The reply stays here, the ledger says so, and the next run is served."""
     asked = center.ask(instruction())

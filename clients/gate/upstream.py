@@ -44,6 +44,12 @@ from common.errors import InputError
 LARGEST_ANSWER = 64 * 2**20
 """Bytes of an answer: a bundle has 10 MB, a tree of objects a few hundred for each."""
 TIMEOUT_S = 60.0
+"""Without a sign of life: each piece that goes out or comes in is one, however slow the line."""
+THINNEST_BPS = 0.5e6
+"""Bits a second of a line that still serves. What was sent may lie in a machine's or a proxy's
+memory with all of the line still before it, so the answer is waited for as long as its request
+takes on such a line: 84 s more for an object of 5 MiB, together less than the 180 s after which
+Flower forgets an upload that stands still."""
 PIECE = 2**16
 SIGNED_S = 1.0
 """How long a signed time is used: P-384 takes milliseconds, and there are hundreds of objects."""
@@ -122,7 +128,7 @@ class Transport(FleetHttpClient):
                 self.base + path,
                 content=_pieces(content),
                 headers=headers | self._signed_time(),
-                timeout=timeout or TIMEOUT_S,
+                timeout=_patience(timeout or TIMEOUT_S, len(content)),
             ) as response:
                 body = _bounded(response)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
@@ -153,6 +159,11 @@ class Transport(FleetHttpClient):
             }
             self._signed = (monotonic(), headers)
         return headers
+
+
+def _patience(silence_s: float, size: int) -> httpx.Timeout:
+    """How long each step of a call may take: any of them, and the wait for the answer."""
+    return httpx.Timeout(silence_s, read=silence_s + 8 * size / THINNEST_BPS)
 
 
 def _pieces(content: bytes) -> Iterator[bytes]:

@@ -41,15 +41,20 @@ class Here:
 
 @contextmanager
 def gate_here(
-    folder: Path, center: Center, policy: Policy | None = None, *, proxy: str = ""
+    folder: Path,
+    center: Center,
+    policy: Policy | None = None,
+    *,
+    proxy: str = "",
+    address: str = "",
 ) -> Iterator[Here]:
-    """Run a gate in this process."""
+    """Run a gate in this process; `address` stands in for the center's own."""
     folder.mkdir(exist_ok=True)
     key_path = folder / "node.key"
     if not key_path.exists():
         make_node_key(key_path)
     context = tls(center.keys.ca, center.keys.certificate, center.keys.key)
-    transport = Transport(center.address, context, read_node_key(key_path), proxy)
+    transport = Transport(address or center.address, context, read_node_key(key_path), proxy)
     spool = Spool(folder / "spool")
     listener = socket.create_server(("127.0.0.1", 0))
     with Book(folder, "west", "gate") as book:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest
 from flwr.proto.run_pb2 import Run
@@ -44,6 +45,9 @@ PATIENCE_S = 90.0
 """A SuperNode that has said nothing for so long is away."""
 MOST_ATTEMPTS = 10
 """How often one instruction is handed down before the server is told that no answer comes."""
+MOST_CRASHES = 3
+"""How often the site's code may be killed at one instruction: a kernel short of memory does it every
+time, and each may be hours of work."""
 AGAIN_S = 10.0
 """Between attempts to write what could not be written."""
 SLACK = 16 * 2**20
@@ -121,9 +125,7 @@ class Gate:
         with self.changed:
             self.spool.end(exchange)
             self._asked.pop(exchange.id, None)
-            for session, arrival in list(self._arrivals.items()):
-                if arrival.exchange is exchange:
-                    del self._arrivals[session]
+            self._forget_arrivals(exchange)
             self.changed.notify_all()
 
     def heard(self) -> None:
@@ -271,13 +273,21 @@ class Gate:
 
     def complete(self, arrival: Arrival) -> None:
         """A reply is all here: judge it, behind whatever is being read."""
+        if not self._is_open(arrival):
+            return
         arrival.exchange.asked.sync()
         arrival.exchange.reply.sync()
         with self.changed:
-            if arrival.exchange.standing.step != "open":
+            if not self._is_open(arrival):
                 return
             self.move(arrival.exchange, step="judging")
         self.checker.submit(self._settle, arrival)
+
+    def _is_open(self, arrival: Arrival) -> bool:
+        """Whether it waits for its verdict; one that was forgiven is none any more."""
+        with self.changed:
+            known = self._arrivals.get(arrival.session) is arrival
+            return known and arrival.exchange.standing.step == "open"
 
     def settle_old(self) -> None:
         """Replies that were all here when the gate was stopped."""
@@ -321,6 +331,8 @@ class Gate:
         except RefusedError as error:
             self.refuse(exchange, "out", error.code, error.words)
             return
+        if answer.facts.error == ErrorCode.CLIENT_APP_CRASHED and self._forgive(exchange):
+            return
         try:
             with self._writing:
                 old = exchange.id in self._old
@@ -339,6 +351,24 @@ class Gate:
             return
         log.info("%s: may leave, ledger line %d", _named(asked), line.sequence)
         self._put_out(exchange, answer_message(asked.message, answer, facts, letter))
+
+    def _forgive(self, exchange: Exchange) -> bool:
+        """The SuperNode says that the site's code was killed: it is given the instruction again."""
+        crashed = exchange.standing.crashed + 1
+        if crashed >= MOST_CRASHES:
+            return False
+        log.warning("%s: the site's code was killed at work; handed down again", exchange.id[:12])
+        with self.changed:
+            # Open first: a gate that is killed here finds the same answer again, and no hole.
+            self.move(exchange, step="open", crashed=crashed)
+            self._forget_arrivals(exchange)
+            exchange.forget_reply()
+        return True
+
+    def _forget_arrivals(self, exchange: Exchange) -> None:
+        for session, arrival in list(self._arrivals.items()):
+            if arrival.exchange is exchange:
+                del self._arrivals[session]
 
     def refuse(self, exchange: Exchange, way: str, code: int, words: str) -> str:
         """Write down that something does not pass, and have the server told the code.

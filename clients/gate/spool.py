@@ -33,6 +33,7 @@ class Standing(BaseModel):
         down: Its id as it is handed down.
         handed: How often the SuperNode has taken it.
         confirmed: Whether the server was told that the instruction is all here, and forgets it.
+        crashed: How often the site's code was killed at it.
         stored: Whether the server has taken the reply's first message.
     """
 
@@ -44,6 +45,7 @@ class Standing(BaseModel):
     down: str = ""
     handed: int = 0
     confirmed: bool = False
+    crashed: int = 0
     stored: bool = False
 
 

@@ -3,6 +3,7 @@
 No reply is lost, and none leaves twice.
 """
 
+import contextlib
 import random
 import threading
 import time
@@ -10,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from flwr.app import Message
+from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
 
+from clients.gate.gate import Gate
+from clients.gate.spool import Exchange
 from tests.clients.gate.center import Center
 from tests.clients.gate.here import gate_here
 from tests.clients.gate.process import Process, gate_process
@@ -198,6 +202,84 @@ def test_code_that_never_answers_is_given_up(tmp_path: Path, center: Center) -> 
         left = center.answer(asked)
         assert left.error.code == 1108
         assert left.error.reason == "ledger line 3"
+
+
+def crash_of(message: Message) -> Message:
+    """What a SuperNode answers when its ClientApp was killed at work."""
+    return Message(Error(ErrorCode.CLIENT_APP_CRASHED, "crashed"), reply_to=message)
+
+
+@pytest.mark.parametrize("gate_too", [False, True])
+def test_code_that_is_killed_at_work_gets_its_instruction_again(
+    tmp_path: Path, center: Center, gate_too: bool
+) -> None:
+    """Twice; the answer is that of the undisturbed one, and the center hears of nothing else."""
+    asked = center.ask(instruction())
+    with gate_process(tmp_path / "west", center) as process, supernode(process.address) as node:
+        first = node.take()
+        node.give(crash_of(first))
+        if gate_too:
+            process.kill()
+            process.start()
+        second = node.take()
+        node.give(crash_of(second))
+        third = node.take()
+        assert first.metadata.message_id == third.metadata.message_id
+        assert first.content == second.content == third.content
+        assert not center.answers
+        reply = reply_to(third)
+        node.give(reply)
+        left = center.answer(asked)
+        assert left.content.array_records["weights"] == reply.content.array_records["weights"]
+        wait_until_over(process)
+        kinds = [event["kind"] for event in process.events]
+        assert kinds == ["opened", "policy", "instruction", "reply"]
+
+
+def test_code_that_is_killed_every_time_is_given_up(tmp_path: Path, center: Center) -> None:
+    asked = center.ask(instruction())
+    with gate_process(tmp_path / "west", center) as process, supernode(process.address) as node:
+        for _ in range(3):
+            node.give(crash_of(node.take()))
+        left = center.answer(asked)
+        assert left.error.code == ErrorCode.CLIENT_APP_CRASHED
+        wait_until_over(process)
+        assert [event["kind"] for event in process.events][2:] == ["instruction", "error"]
+        # The next one begins anew.
+        again = center.ask(instruction())
+        node.give(crash_of(node.take()))
+        node.give(reply_to(node.take()))
+        assert center.answer(again).has_content()
+
+
+@pytest.mark.parametrize("routes", ["judging", "open"])
+def test_a_gate_that_is_killed_while_it_forgives(
+    tmp_path: Path, center: Center, routes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after it has written down that the instruction is open again."""
+    asked = center.ask(instruction())
+    folder = tmp_path / "gate"
+    with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+
+        def killed(self: Gate, exchange: Exchange) -> bool:
+            if routes == "open":
+                self.move(exchange, step="open", crashed=exchange.standing.crashed + 1)
+            self.stopping.set()
+            raise OSError("killed")
+
+        here = stack.enter_context(gate_here(folder, center))
+        node = stack.enter_context(supernode(here.address))
+        patch.setattr(Gate, "_forgive", killed)
+        message = node.take()
+        node.leave_unsaid()
+        tell = threading.Thread(target=node.give, args=(crash_of(message),), daemon=True)
+        tell.start()
+        assert here.gate.stopping.wait(60)
+    with gate_here(folder, center) as here, supernode(here.address) as node:
+        again = node.take()
+        assert again.content == message.content
+        node.give(reply_to(again))
+        assert center.answer(asked).has_content()
 
 
 def test_a_server_that_fails_in_every_way(

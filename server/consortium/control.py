@@ -34,7 +34,7 @@ from server.consortium.superlink import address
 
 
 class SuperLinkAway(InputError):  # noqa: N818 - it may come back
-    """The SuperLink does not answer."""
+    """The SuperLink does not answer, or with an error of its own: it may be starting, or busy."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,11 @@ class Control:
         if isinstance(error, httpx.TransportError):
             raise SuperLinkAway(
                 "the SuperLink does not answer; `sonofed consortium status` says what runs"
+            ) from error
+        if isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error:
+            raise SuperLinkAway(
+                f"the SuperLink answers with an error ({error.response.status_code}); see "
+                "superlink.log in the consortium's logs"
             ) from error
 
     def admit(self, name: str, node_key: str) -> int:

@@ -113,6 +113,10 @@ class Checkpoint:
         """The weights that a finished training hands on."""
         return self.weights(record, record.best_round)
 
+    def result_path(self, record: Record) -> Path:
+        """Where these weights lie."""
+        return self._weights(record.best_round)
+
     def save(self, record: Record, weights: State, rule_state: State) -> None:
         """Write a round; the record last, then remove what it no longer names."""
         record.names = list(weights)

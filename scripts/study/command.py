@@ -15,6 +15,7 @@ from scripts.consortium import rehearsal
 from scripts.live import Live, say, show
 from scripts.progress import clock
 from scripts.run_folders import find_runs, read_study, status_of
+from scripts.study import dossier
 from scripts.study.bundle import Bundle, build
 from scripts.study.place import DEFAULT, Folder, Run, run_folder, run_number
 from scripts.study.submit import check, submit, wait
@@ -160,6 +161,27 @@ def list_command(consortium: Folder = DEFAULT) -> None:
             clock(status.age_s), flower,
         )  # fmt: skip
     show(table)
+
+
+@app.command("export")
+def export_command(
+    out: Annotated[Path, typer.Option(metavar="FILE.zip|DIR", help="A new file, or a new folder.")],
+    run: Run = None,
+    consortium: Folder = DEFAULT,
+    unfinished: Annotated[bool, typer.Option(help="A run that has not finished, too.")] = False,
+    weights: Annotated[bool, typer.Option(help="The trained weights too.")] = False,
+) -> None:
+    """Bundle what an ethics file needs: study, results, receipts, code, hospitals, digests.
+
+    The same run gives the same bytes. No private key and, unless asked for, no weights are in it.
+    """
+    place = Place(consortium)
+    register = registers.read(place)
+    files = dossier.gather(run_folder(place, run), register, unfinished=unfinished, weights=weights)
+    write = dossier.write_zip if out.suffix == ".zip" else dossier.write_folder
+    write(files, out)
+    say(f"{out}: {len(files)} files; SHA-256 of {dossier.INDEX}: "
+        f"{dossier.sha256_of(files[dossier.INDEX])}")  # fmt: skip
 
 
 def _follow(place: Place, folder: Path, number: int) -> None:

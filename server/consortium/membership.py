@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from common import joining
@@ -117,7 +117,11 @@ def admit(place: Place, request: Request, *, days: float = SITE_DAYS) -> Admissi
             raise InputError(f"site {site}: its request holds no signing request") from None
         certificate = authority.site(site, asked, days)
         expires = certificate.not_valid_after_utc
-        signed = Certificate(serial=serial_text(certificate.serial_number), expires=expires)
+        signed = Certificate(
+            serial=serial_text(certificate.serial_number),
+            expires=expires,
+            fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
+        )
         if member is None or member.revoked is not None:
             before = member.certificates if member is not None else []
             member = Site(

@@ -29,11 +29,14 @@ class Certificate(_Strict):
         serial: Its number, hexadecimal as nginx writes it.
         expires: When it ends (UTC).
         revoked: When it was revoked; None while it holds.
+        fingerprint: SHA-256 of the certificate, hexadecimal; empty for one signed before this
+            was kept.
     """
 
     serial: str
     expires: datetime
     revoked: datetime | None = None
+    fingerprint: str = ""
 
     def holds(self, now: datetime) -> bool:
         """Whether it is good now."""

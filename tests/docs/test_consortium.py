@@ -135,6 +135,7 @@ def test_followed_word_for_word(follower: Follower) -> None:
     assert "report: " in said
     assert "finished" in follower.type(command(center, "sonofed study list"))
     follower.type(command(center, "sonofed consortium receipts"))
+    follower.type(command(center, "sonofed study export"))
     run = run_folder(Place(follower.folder / "consortium"), None)
     assert (run / "report.html").exists()
     follower.type(command(center, "sonofed consortium renew"))

@@ -77,6 +77,8 @@ def test_a_site_is_admitted(place: Place) -> None:
     certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(place.ca.read_bytes()))
     # The name is the invitation's, whatever the request calls itself.
     assert certificate.subject.rfc4514_string() == "CN=ada"
+    (listed,) = registers.read(place).site("ada").certificates
+    assert listed.fingerprint == certificate.fingerprint(hashes.SHA256()).hex()
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca

@@ -162,6 +162,9 @@ class Live:
         elif kind == "refused":
             self._line(f"{event['training']} round {event['round']}: {event['site']} refused: "
                        f"{event['reason']}")  # fmt: skip
+        elif kind == "site":
+            why = f": {event['reason']}" if event["reason"] else ""
+            self._line(f"{event['site']} is {event['change']}{why}")
         elif kind == "enrol":
             counts = event["counts"]
             self._line(

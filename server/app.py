@@ -71,10 +71,28 @@ class GridExchange:
         self.nodes: dict[str, int] = {}
         self.crossing = study.for_sites().canonical()
 
-    def enrol(self, question: Question) -> Iterator[Reply | Refusal]:
-        """Wait until as many nodes are there as the study has sites, and ask each who it is."""
+    def enrol(
+        self, question: Question, sites: Sequence[str], *, wait: bool
+    ) -> Iterator[Reply | Refusal]:
+        """Wait until as many unknown nodes are there as sites are missing, and ask each who it is.
+
+        A node of a site that takes no part may be among them: then it is waited for the others.
+        """
+        since = time.monotonic()
+        asked: set[int] = set()
+        while missing := [site for site in sites if site not in self.nodes]:
+            known = asked | set(self.nodes.values())
+            nodes = self._wait_for_nodes(known, len(missing), since if wait else None)
+            refused = False
+            for answer in self._who(question, nodes):
+                refused = refused or isinstance(answer, Refusal)
+                yield answer
+            asked |= set(nodes)
+            if refused or not nodes or not wait:
+                return
+
+    def _who(self, question: Question, nodes: Sequence[int]) -> Iterator[Reply | Refusal]:
         names = list(self.study.sites)
-        nodes = self._wait_for_nodes(len(names))
         labelled = {f"node {place + 1} of {len(nodes)}": node for place, node in enumerate(nodes)}
         for answer in self._ask(question, labelled):
             label = answer.site
@@ -85,7 +103,9 @@ class GridExchange:
             name = names[index] if index < len(names) else ""
             if not name or name in self.nodes:
                 yield Refusal(
-                    label, f"says it is site {index} of the study, which is taken or none"
+                    label,
+                    f"says it is site {index} of the study, which is taken or none",
+                    taken=True,
                 )
                 continue
             self.nodes[name] = labelled[label]
@@ -186,12 +206,15 @@ class GridExchange:
         up = payload_bytes(question.up, self.study.wire.dtype)
         return Reply(site, weights, metrics, down, up, seconds)
 
-    def _wait_for_nodes(self, count: int) -> list[int]:
-        since = told = time.monotonic()
+    def _wait_for_nodes(self, known: set[int], count: int, since: float | None) -> list[int]:
+        """Nodes beside the known ones; None: those that are there, few or none."""
+        told = time.monotonic()
         while True:
-            nodes = sorted(self.grid.get_node_ids())
+            nodes = sorted(set(self.grid.get_node_ids()) - known)
             now = time.monotonic()
-            if len(nodes) >= count or now - since > self.study.federation.deadline_s:
+            if len(nodes) >= count or since is None:
+                return nodes
+            if now - since > self.study.federation.deadline_s:
                 return nodes
             if now - told > TELL_S:
                 told = now

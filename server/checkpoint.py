@@ -57,6 +57,7 @@ class Record:
         traffic: Bytes by site so far.
         metrics: The last round's means.
         totals: Sums of the replies' counters over all rounds.
+        took_part: Rounds in which each site's reply was taken.
     """
 
     key: str
@@ -71,6 +72,7 @@ class Record:
     traffic: Traffic = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
+    took_part: dict[str, list[int]] = field(default_factory=dict)
 
     def count(self, site: str, down: int, up: int) -> None:
         """Add a message pair's bytes."""

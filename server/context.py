@@ -25,6 +25,7 @@ class ServerContext:
         exchange: The engine.
         tracker: Gets the events.
         enrolled: Each site's counts.
+        gone: Sites that take no part now; one that was added and is not here yet, with why.
     """
 
     study: Study
@@ -33,6 +34,7 @@ class ServerContext:
     exchange: Exchange
     tracker: Tracker
     enrolled: dict[str, dict[str, float | int]] = field(default_factory=dict)
+    gone: dict[str, str] = field(default_factory=dict)
 
     def result(self, key: str) -> State:
         """The weights that a finished training hands on."""

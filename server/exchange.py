@@ -79,18 +79,34 @@ class Reply:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A site gave no answer that counts, and why."""
+    """A site gave no answer that counts, and why.
+
+    Attributes:
+        site: Which.
+        reason: Why.
+        bytes_down: What went to it.
+        taken: Whether it says that it is a site that another node is.
+    """
 
     site: str
     reason: str
     bytes_down: int = 0
+    taken: bool = False
 
 
 class Exchange(Protocol):
     """An engine, seen from the stages."""
 
-    def enrol(self, question: Question) -> Iterator[Reply | Refusal]:
-        """Ask every node who it is; afterwards sites can be asked by name."""
+    def enrol(
+        self, question: Question, sites: Sequence[str], *, wait: bool
+    ) -> Iterator[Reply | Refusal]:
+        """Ask every node that is not known who it is; afterwards its site can be asked by name.
+
+        Args:
+            question: That is asked.
+            sites: Whom the study needs.
+            wait: Wait until so many unknown nodes are there, and for those that come later.
+        """
 
     def ask(self, question: Question, sites: Sequence[str]) -> Iterator[Reply | Refusal]:
         """Ask the sites, and give their answers in the order of `sites`, one at a time."""

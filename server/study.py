@@ -11,6 +11,7 @@ from common.config.study import Study
 from common.formats import SelectionResults
 from common.plan import Plan
 from common.plan.selection import DIFFUSION
+from server import attendance
 from server.checkpoint import Traffic
 from server.context import ServerContext
 from server.report import write_report
@@ -19,6 +20,7 @@ from server.results_selection import Chosen, build_selection
 from server.stages import (
     annotate,
     assemble,
+    choosing,
     classify,
     enrol,
     evaluate,
@@ -69,11 +71,14 @@ def _train(context: ServerContext) -> None:
     for training in trainings:
         if training.stage == "sphere":
             train.run(context, training)
+    if selections:
+        choosing.begin(context)
     for selection in selections:
         if selection.strategy == "dual":
             score.run(context, selection)
         select.run(context, selection)
     if selections:
+        choosing.close(context)
         annotate.run(context)
     for training in trainings:
         if training.selection:
@@ -117,7 +122,8 @@ def _results(
 ) -> dict[str, Any]:
     study = context.study
     selection, remarks = _selection(context)
-    units = {site: context.run.read_state(f"enrol/{site}")["unit"] for site in study.sites}
+    enrolled = {site: context.run.read_state(f"enrol/{site}") for site in study.sites}
+    units = {site: found["unit"] for site, found in enrolled.items() if found}
     return build_results(
         study=study.name,
         digest=study.digest,
@@ -130,9 +136,21 @@ def _results(
         units=units,
         evaluations=scored,
         traffic=_traffic(context),
-        notes=[*_notes(context), *remarks],
+        notes=[*_notes(context), *_departures(context, scored), *remarks],
         selection=selection,
     )
+
+
+def _departures(
+    context: ServerContext, scored: Mapping[str, Mapping[str, float | int]]
+) -> list[str]:
+    """Of sites that left or came later: what they took part in."""
+    changes = attendance.read_changes(context.run.folder)
+    if not changes:
+        return []
+    records = {key: context.run.checkpoint(key).load(key) for key in context.plan.trainings}
+    judged = {*scored, *(classify.classified(context) if context.plan.cells else ())}
+    return attendance.sentences(changes, context.plan, records, judged)
 
 
 def _selection(context: ServerContext) -> tuple[SelectionResults | None, list[str]]:

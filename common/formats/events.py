@@ -169,6 +169,16 @@ class WaitingEvent(Line):
     time: float | str
 
 
+class SiteEvent(Line):
+    """A site leaves the study, or comes back: from the next round on."""
+
+    event: Literal["site"]
+    site: str
+    change: Literal["dropped", "added"]
+    reason: str = Field(default="", description="the coordinator's words")
+    time: float | str
+
+
 class EndEvent(Line):
     """The last line."""
 
@@ -189,6 +199,7 @@ Event = (
     | EvaluateEvent
     | StepEvent
     | WaitingEvent
+    | SiteEvent
     | EndEvent
 )
 
@@ -203,6 +214,7 @@ EVENTS = (
     EvaluateEvent,
     StepEvent,
     WaitingEvent,
+    SiteEvent,
     EndEvent,
 )
 

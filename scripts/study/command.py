@@ -1,5 +1,6 @@
 """`sonofed study`: a study on a consortium of real machines."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from scripts.consortium import rehearsal
 from scripts.live import Live, say, show
 from scripts.progress import clock
 from scripts.run_folders import find_runs, read_study, status_of
-from scripts.study import dossier
+from scripts.study import dossier, sites
 from scripts.study.bundle import Bundle, build
 from scripts.study.place import DEFAULT, Folder, Run, run_folder, run_number
 from scripts.study.submit import check, submit, wait
@@ -38,6 +39,7 @@ Code = Annotated[
         help="The code that was approved; default: this installation's.",
     ),
 ]
+Site = Annotated[str, typer.Argument(metavar="SITE", help="A site of the study.")]
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study.")]
 
 
@@ -49,13 +51,20 @@ def submit_command(
     override: Override = None,
     bundle: Code = None,
     watch: Watch = True,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SITE", help="Begin without this site; `study add-site` lets it in. Repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Start a study on the consortium's sites, and follow it.
 
     Every site's gate runs the code only if its bundle was approved there. Exit code 0 if the study
     finished, 1 if it did not.
     """
-    _start(study_file, consortium, out, override, bundle, watch, resume=False)
+    left_out = without or []
+    _start(study_file, consortium, out, override, bundle, watch, resume=False, without=left_out)
 
 
 @app.command("bundle")
@@ -94,6 +103,7 @@ def _start(
     watch: bool,
     *,
     resume: bool,
+    without: Sequence[str] = (),
 ) -> None:
     look_in(study_file.parent)
     study = load_study(study_file, override or [])
@@ -103,7 +113,7 @@ def _start(
     bundle = Bundle(read_bundle(code)) if code else build()
     rehearsal.allow_here(place, study, bundle)
     folder = out or place.runs / f"{study.name}-{study.digest[:8]}"
-    number = submit(place, study, folder, bundle, resume=resume)
+    number = submit(place, study, folder, bundle, resume=resume, without=without)
     _tell(study, bundle, folder, number)
     if watch:
         _follow(place, folder, number)
@@ -134,6 +144,27 @@ def stop_command(run: Run = None, consortium: Folder = DEFAULT) -> None:
             return
         control.stop(number)
     say(f"{folder}: run {number} is stopped")
+
+
+@app.command("drop-site")
+def drop_command(
+    site: Site,
+    run: Run = None,
+    consortium: Folder = DEFAULT,
+    reason: Annotated[str, typer.Option(help="Why; it stands in the results.")] = "",
+) -> None:
+    """Have a run go on without a site, from its next round on. What it contributed stays."""
+    place = Place(consortium)
+    for line in sites.drop(place, run_folder(place, run), site, reason):
+        say(line)
+
+
+@app.command("add-site")
+def add_command(site: Site, run: Run = None, consortium: Folder = DEFAULT) -> None:
+    """Have a site that was dropped or left out take part, from the next round on."""
+    place = Place(consortium)
+    for line in sites.add(place, run_folder(place, run), site):
+        say(line)
 
 
 @app.command("list")

@@ -36,6 +36,8 @@ from common.ledger import head_path
 from common.plan import make_plan
 from common.signing import public_path, read_public_key
 from scripts.run_folders import read_study
+from server.attendance import FILE as CHANGES
+from server.attendance import read_changes
 from server.checkpoint import RunFolder
 from server.code import noted_code
 from server.consortium.register import Register
@@ -84,6 +86,9 @@ def gather(
         files["report.html"] = render(shown, events, results).encode()
     files["code.json"] = _json(noted_code(RunFolder(run)))
     files["consortium.json"] = _json(_members(register, study))
+    changes = read_changes(run)
+    if changes:
+        files[CHANGES] = "".join(f"{change.model_dump_json()}\n" for change in changes).encode()
     files |= _receipts(run)
     if weights:
         files |= _weights(run, study)
@@ -285,6 +290,7 @@ WORDS = {
     "results.json": "what was found: means, intervals and tests over each hospital's test images",
     "report.html": "the same as a page; it holds no pixel of any image",
     "metrics.jsonl": "every round as it happened: who answered, how many bytes, which loss",
+    CHANGES: "which hospitals left while the study ran, or came later, when and why",
     "code.json": "SHA-256 of the server's code (`code`) and of the bundle that the hospitals "
     "approved (`bundle`), oldest first",
     "consortium.json": "the study's hospitals: when each was admitted, and the SHA-256 of its "

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from common.errors import InputError
-from scripts.study.submit import RUN_FILE
 from server.consortium.place import Place
 
+RUN_FILE = "flower-run"
+"""In the run folder: Flower's number of the latest run that works there."""
 Folder = Annotated[
     Path,
     typer.Option(

@@ -1,27 +1,35 @@
 """A study on a consortium: a run folder at the center, and a Flower run that works in it."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.config.study import Study
 from common.errors import InputError
 from common.signing import make_key, public_path
 from scripts import prepare
+from scripts.study import sites
 from scripts.study.bundle import Bundle
+from scripts.study.place import RUN_FILE
+from server.attendance import gone, read_changes
 from server.consortium import register as registers
 from server.consortium.control import Control, RunState, SuperLinkAway
 from server.consortium.place import Place, write_file
 from server.context import StudyStopped
 from server.receipts import KEY_FILE
 
-RUN_FILE = "flower-run"
-"""In the run folder: Flower's number of the latest run that works there."""
 POLL_S = 1.0
 PATIENCE_S = 300.0
 
 
 def submit(
-    place: Place, study: Study, folder: Path, bundle: Bundle, *, resume: bool = False
+    place: Place,
+    study: Study,
+    folder: Path,
+    bundle: Bundle,
+    *,
+    resume: bool = False,
+    without: Sequence[str] = (),
 ) -> int:
     """Make the run folder and start a Flower run; where a run has begun, it goes on.
 
@@ -31,6 +39,7 @@ def submit(
         folder: The run folder.
         bundle: The code that the sites run.
         resume: Go on with a run that has begun.
+        without: Sites that a new run begins without.
 
     Returns:
         Flower's number of the run.
@@ -40,16 +49,10 @@ def submit(
             has finished; or if sites are missing in the consortium.
     """
     register = registers.read(place)
-    strangers = [
-        name for name in study.sites
-        if name not in register.sites or register.sites[name].revoked is not None
-    ]  # fmt: skip
-    if strangers:
-        raise InputError(
-            f"{', '.join(strangers)}: no sites of the consortium (its sites: "
-            f"{', '.join(n for n, s in register.sites.items() if s.revoked is None) or 'none'})"
-        )
+    sites.check_left_out(study, without)
     stand = prepare.look_at(folder, study, resume)
+    away = {*without, *gone(read_changes(folder))}
+    sites.check_members(register, [name for name in study.sites if name not in away])
     if stand is prepare.Stand.FINISHED:
         raise InputError(f"{folder}: holds a finished run of this study; choose another --out")
     with Control(place, register) as control:
@@ -61,6 +64,7 @@ def submit(
         if stand is prepare.Stand.NEW:
             prepare.make_folder(folder, study)
             share_key(place, folder)
+            sites.leave_out(folder, study, without)
         settings: dict[str, str | int] = {"run": str(folder.absolute()), "jobs": len(study.sites)}
         run_id = control.start(bundle.data, settings)
     write_file(folder / RUN_FILE, f"{run_id}\n".encode())

@@ -2,12 +2,13 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.config.selection import budget_name
 from server.context import ServerContext, StudyStopped
 from server.exchange import Question, Refusal
+from server.stages import choosing
 from server.steps import ask_sites
 
 STATE = "annotate"
@@ -27,12 +28,8 @@ def run(context: ServerContext) -> None:
     state: dict[str, Any] = context.run.read_state(STATE) or {
         "counts": {}, "closed": [], "traffic": {},
     }  # fmt: skip
-    sites = context.study.targets
-    open_sites = [site for site in sites if site not in state["closed"]]
-    if not open_sites:
-        return
     told: dict[str, str] | None = None
-    while lacking := _look(context, state, open_sites):
+    while lacking := _look(context, state, sites := _open(context, state)):
         if context.study.annotate.labels == "hidden":
             words = "; ".join(f"{site}: {text}" for site, text in lacking.items())
             raise StudyStopped(
@@ -43,12 +40,19 @@ def run(context: ServerContext) -> None:
             context.tracker.emit("waiting", stage="annotate", sites=lacking)
             told = lacking
         time.sleep(context.study.annotate.poll_s)
+    # One that has come back since the last look has not been found to have enough.
+    done = [site for site in _open(context, state) if site in sites]
     for reply in ask_sites(
-        context, "query", "annotate", open_sites, traffic=state["traffic"], step="close"
+        context, "query", "annotate", done, traffic=state["traffic"], step="close"
     ):
         state["counts"][reply.site] = dict(reply.metrics)
         state["closed"].append(reply.site)
         context.run.write_state(STATE, state)
+
+
+def _open(context: ServerContext, state: Mapping[str, Any]) -> list[str]:
+    """Sites whose experts are not done; one that has been dropped is not waited for."""
+    return [site for site in choosing.sites(context) if site not in state["closed"]]
 
 
 def annotated(
@@ -71,7 +75,7 @@ def annotated(
     }
 
 
-def _look(context: ServerContext, state: dict[str, Any], sites: list[str]) -> dict[str, str]:
+def _look(context: ServerContext, state: dict[str, Any], sites: Sequence[str]) -> dict[str, str]:
     """Ask once; the sites that have not enough, each with what it lacks most.
 
     Only what changed is written: a study that waits for days looks thousands of times.

@@ -3,12 +3,14 @@
 (A classifier's rounds of training are server/stages/train.py's.)
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from server.checkpoint import read_tensors, write_tensors
 from server.context import ServerContext
 from server.results_selection import Classified
+from server.stages import enrol
 from server.steps import ask_sites
 
 STAGE = "classify"
@@ -26,17 +28,21 @@ def run(context: ServerContext) -> dict[str, dict[str, float | int]]:
         StudyStopped: If a site refuses, naming it and why.
     """
     done = _state(context)
-    _predict(context, done)
-    _score(context, done)
+    sites = enrol.present(context, context.study.targets)
+    _predict(context, done, sites)
+    _score(context, done, sites)
     scored: dict[str, dict[str, float | int]] = done["scored"]
     return scored
 
 
 def classified(context: ServerContext) -> dict[str, Classified]:
-    """Each target's answer with its counts and histograms, in the study's order, after `run`."""
+    """Each target's answer with its counts and histograms, in the study's order, after `run`.
+
+    A target that was dropped before it answered is not among them.
+    """
     scored = _state(context)["scored"]
     found = {}
-    for site in context.study.targets:
+    for site in (site for site in context.study.targets if site in scored):
         counts = read_tensors(_counts(context, site))
         found[site] = Classified(
             scored[site], counts["scores"].numpy(), counts["confusion"].numpy()
@@ -44,10 +50,10 @@ def classified(context: ServerContext) -> dict[str, Classified]:
     return found
 
 
-def _predict(context: ServerContext, done: dict[str, Any]) -> None:
+def _predict(context: ServerContext, done: dict[str, Any], sites: Sequence[str]) -> None:
     for key, cell in context.plan.cells.items():
         have = done["predicted"].setdefault(key, [])
-        left = [site for site in context.study.targets if site not in have]
+        left = [site for site in enrol.present(context, sites) if site not in have]
         if not left:
             continue
         weights = context.result(cell.training)
@@ -58,8 +64,8 @@ def _predict(context: ServerContext, done: dict[str, Any]) -> None:
             context.run.write_state(STAGE, done)
 
 
-def _score(context: ServerContext, done: dict[str, Any]) -> None:
-    left = [site for site in context.study.targets if site not in done["scored"]]
+def _score(context: ServerContext, done: dict[str, Any], sites: Sequence[str]) -> None:
+    left = [site for site in enrol.present(context, sites) if site not in done["scored"]]
     for reply in ask_sites(context, "evaluate", STAGE, left, traffic=done["traffic"]):
         write_tensors(_counts(context, reply.site), reply.weights)
         done["scored"][reply.site] = dict(reply.metrics)

@@ -1,5 +1,6 @@
 """evaluate: every member goes to the sites that fuse it; means and tests come back."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from common.models.branches import State, encoder_of, member_of, untrained_encoder
@@ -7,6 +8,7 @@ from common.plan import UNTRAINED, split_member
 from common.wire.vocabulary import evaluation_metrics, member_tensors
 from server.context import ServerContext, StudyStopped
 from server.exchange import Question, Refusal
+from server.stages import enrol
 
 
 def run(context: ServerContext) -> dict[str, dict[str, float | int]]:
@@ -25,8 +27,10 @@ def run(context: ServerContext) -> dict[str, dict[str, float | int]]:
         "scored": {},
         "traffic": {},
     }
-    _predict(context, done)
-    _score(context, done)
+    # One that is added while others predict would be asked for members that it was not shown.
+    sites = enrol.present(context, tuple(context.study.sites))
+    _predict(context, done, sites)
+    _score(context, done, sites)
     scored: dict[str, dict[str, float | int]] = done["scored"]
     return scored
 
@@ -42,9 +46,10 @@ def member_weights(context: ServerContext, member: str) -> State:
     return member_of(result, index) if context.plan.trainings[key].stage == "adapt" else result
 
 
-def _predict(context: ServerContext, done: dict[str, Any]) -> None:
-    for member, sites in context.plan.predictors.items():
-        left = [site for site in sites if site not in done["predicted"].get(member, [])]
+def _predict(context: ServerContext, done: dict[str, Any], sites: Sequence[str]) -> None:
+    for member, needing in context.plan.predictors.items():
+        have = done["predicted"].get(member, [])
+        left = [s for s in enrol.present(context, sites) if s in needing and s not in have]
         if not left:
             continue
         question = Question(
@@ -67,8 +72,8 @@ def _predict(context: ServerContext, done: dict[str, Any]) -> None:
             )  # fmt: skip
 
 
-def _score(context: ServerContext, done: dict[str, Any]) -> None:
-    left = [site for site in context.study.sites if site not in done["scored"]]
+def _score(context: ServerContext, done: dict[str, Any], sites: Sequence[str]) -> None:
+    left = [site for site in enrol.present(context, sites) if site not in done["scored"]]
     question = Question(
         "evaluate",
         "evaluate",

@@ -4,6 +4,7 @@ What a site has answered is kept, so that a kill asks no site twice; a site itse
 image at which it stood.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from common.models.branches import State
 from common.reconstruction import pooled
 from server.checkpoint import Traffic, read_tensors, write_tensors
 from server.context import ServerContext
+from server.stages import enrol
 from server.steps import ask_sites
 
 STATE = "reconstruct"
@@ -66,6 +68,12 @@ def results(context: ServerContext) -> dict[str, ReconstructionResult]:
     return found
 
 
+def redrawn(context: ServerContext, sites: Sequence[str]) -> tuple[str, ...]:
+    """Those of the sites that have redrawn their images, and compared them."""
+    state = _state(context)
+    return tuple(site for site in sites if site in state["compare"])
+
+
 def traffic(context: ServerContext) -> Traffic:
     """Bytes of this stage by site."""
     moved: Traffic = _state(context)["traffic"]
@@ -80,7 +88,8 @@ def _state(context: ServerContext) -> dict[str, Any]:
 
 
 def _style(context: ServerContext, state: dict[str, Any]) -> None:
-    left = [site for site in context.study.sources if site not in state["style"]]
+    sources = enrol.present(context, context.study.sources)
+    left = [site for site in sources if site not in state["style"]]
     if not left:
         return
     for reply in ask_sites(
@@ -98,7 +107,8 @@ def _style(context: ServerContext, state: dict[str, Any]) -> None:
 
 
 def _redraw(context: ServerContext, state: dict[str, Any]) -> None:
-    left = [site for site in context.study.sites if site not in state["redraw"]]
+    sites = enrol.present(context, tuple(context.study.sites))
+    left = [site for site in sites if site not in state["redraw"]]
     if not left:
         return
     for reply in ask_sites(
@@ -110,7 +120,9 @@ def _redraw(context: ServerContext, state: dict[str, Any]) -> None:
 
 
 def _compare(context: ServerContext, state: dict[str, Any]) -> None:
-    left = [site for site in context.study.sites if site not in state["compare"]]
+    sites = enrol.present(context, tuple(context.study.sites))
+    # One that was added since has redrawn nothing; a resumed run asks it.
+    left = [site for site in sites if site in state["redraw"] and site not in state["compare"]]
     if not left:
         return
     classifier = context.result(_classifier_key(context))

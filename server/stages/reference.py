@@ -4,6 +4,7 @@ A site that gives none (its policy forbids it, or too few patients stand behind 
 the bundle then knows the other sites' images only.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from common.wire.payload import digest_of
 from server.checkpoint import RunFolder, read_tensors, write_tensors
 from server.context import ServerContext
 from server.exchange import Question, Refusal
+from server.stages import enrol
 from server.stages.evaluate import member_weights
 
 STAGE = "reference"
@@ -27,11 +29,12 @@ def run(context: ServerContext) -> None:
     What was asked before a kill is not asked again.
     """
     done = context.run.read_state(STAGE) or {"members": {}, "seen": {}, "sites": {}, "none": {}}
+    sites = enrol.present(context, tuple(context.study.sites))
     for member in all_members(context.plan.arms[bundle_arm(context.plan)]):
-        _show(context, done, member)
+        _show(context, done, member, sites)
     left = [
         site
-        for site in context.study.sites
+        for site in enrol.present(context, sites)
         if site not in done["sites"] and site not in done["none"]
     ]
     question = Question.of(context.study, context.plan, "query", STAGE)
@@ -51,11 +54,12 @@ def run(context: ServerContext) -> None:
         )  # fmt: skip
 
 
-def _show(context: ServerContext, done: dict[str, Any], member: str) -> None:
+def _show(context: ServerContext, done: dict[str, Any], member: str, sites: Sequence[str]) -> None:
     weights = member_weights(context, member)
     done["members"][member] = digest_of(weights)
     seen = done["seen"].setdefault(member, [])
-    left = [s for s in context.study.sites if s not in seen and s not in done["none"]]
+    here = enrol.present(context, sites)
+    left = [site for site in here if site not in seen and site not in done["none"]]
     question = Question.of(context.study, context.plan, "query", STAGE, member, weights=weights)
     for answer in context.exchange.ask(question, left):
         if isinstance(answer, Refusal):

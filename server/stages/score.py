@@ -6,6 +6,7 @@ reply that costs a site more than a moment, and after every round of `cluster`: 
 round at most, and its answers are identical.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from common.selection.lattice import CELLS
 from server.checkpoint import Traffic
 from server.context import ServerContext, StudyStopped
 from server.exchange import Reply
+from server.stages import choosing
 from server.steps import ask_sites
 
 Counts = NDArray[np.int64]
@@ -107,7 +109,7 @@ def _embed(context: ServerContext, selection: Selection) -> None:
     """Have every target embed its pool."""
     name = _embedding_name(selection)
     state: dict[str, Any] = context.run.read_state(name) or {"sites": {}, "traffic": {}}
-    left = [site for site in context.study.targets if site not in state["sites"]]
+    left = [site for site in choosing.sites(context) if site not in state["sites"]]
     if not left:
         return
     weights = context.result(selection.embedding)
@@ -119,13 +121,15 @@ def _embed(context: ServerContext, selection: Selection) -> None:
         context.run.write_state(name, state)
 
 
-def _moments(context: ServerContext, selection: Selection, state: dict[str, Any]) -> Moments:
+def _moments(
+    context: ServerContext, selection: Selection, sites: Sequence[str], state: dict[str, Any]
+) -> Moments:
     """Pooled count, sum and sum of squares; the exponent is the largest that a site needs."""
     told = context.run.read_state(_embedding_name(selection))["sites"]
-    exponent = max(int(own["exponent"]) for own in told.values())
+    exponent = max(int(told[site]["exponent"]) for site in sites)
     pooled: Moments | None = None
     for reply in ask_sites(
-        context, "query", "score", context.study.targets, traffic=state["traffic"],
+        context, "query", "score", sites, traffic=state["traffic"],
         key=selection.arm, step="moments", weights={"exponent": torch.tensor([exponent])},
     ):  # fmt: skip
         own = Moments(
@@ -144,43 +148,63 @@ def _moments(context: ServerContext, selection: Selection, state: dict[str, Any]
 
 
 def _cluster(context: ServerContext, selection: Selection) -> Clustering:
-    """Run what is left of k-means."""
+    """Run what is left of k-means; where a site has left in the middle of it, all of it again.
+
+    Pooled sums are of the same images in every iteration.
+    """
     name = _clustering_name(selection)
     state: dict[str, Any] = context.run.read_state(name) or {"clustering": None, "traffic": {}}
-    settings = selection.settings
-    if state["clustering"] is None:
-        clustering = start(
-            _moments(context, selection, state),
-            clusters=settings.clusters,
-            restarts=settings.restarts,
-            iterations=settings.iterations,
-            metric=selection.metric,
-            seed=seed_of(context.study.seed, "clusters", selection.embedding),
-        )
-        state["clustering"] = clustering.to_json()
-        context.run.write_state(name, state)
-    clustering = Clustering.from_json(state["clustering"])
-    while not clustering.finished:
-        pooled: Sums | None = None
-        for reply in ask_sites(
-            context, "query", "score", context.study.targets, traffic=state["traffic"],
-            key=selection.arm, step="cluster", round_=clustering.iteration + 1,
-            weights={"centroids": torch.from_numpy(clustering.centroids)},
-        ):  # fmt: skip
-            own = Sums(reply.weights["sums"].numpy(), counts_of(reply, selection, "counts"))
-            pooled = own if pooled is None else pooled + own
-        assert pooled is not None
-        clustering = advance(clustering, pooled)
+    clustering = Clustering.from_json(state["clustering"]) if state["clustering"] else None
+    while clustering is None or not clustering.finished:
+        sites = choosing.sites(context)
+        if clustering is None or set(sites) != set(state.get("sites", context.study.targets)):
+            clustering = _start(context, selection, sites, state)
+            state["sites"] = list(sites)
+        else:
+            clustering = _step(context, selection, sites, state, clustering)
         state["clustering"] = clustering.to_json()
         context.run.write_state(name, state)
     return clustering
+
+
+def _start(
+    context: ServerContext, selection: Selection, sites: Sequence[str], state: dict[str, Any]
+) -> Clustering:
+    settings = selection.settings
+    return start(
+        _moments(context, selection, sites, state),
+        clusters=settings.clusters,
+        restarts=settings.restarts,
+        iterations=settings.iterations,
+        metric=selection.metric,
+        seed=seed_of(context.study.seed, "clusters", selection.embedding),
+    )
+
+
+def _step(
+    context: ServerContext,
+    selection: Selection,
+    sites: Sequence[str],
+    state: dict[str, Any],
+    clustering: Clustering,
+) -> Clustering:
+    pooled: Sums | None = None
+    for reply in ask_sites(
+        context, "query", "score", sites, traffic=state["traffic"], key=selection.arm,
+        step="cluster", round_=clustering.iteration + 1,
+        weights={"centroids": torch.from_numpy(clustering.centroids)},
+    ):  # fmt: skip
+        own = Sums(reply.weights["sums"].numpy(), counts_of(reply, selection, "counts"))
+        pooled = own if pooled is None else pooled + own
+    assert pooled is not None
+    return advance(clustering, pooled)
 
 
 def _cells(context: ServerContext, selection: Selection, clustering: Clustering) -> None:
     """Histograms of uncertainty and distance from every target."""
     name = _cells_name(selection)
     state: dict[str, Any] = context.run.read_state(name) or {"histograms": {}, "traffic": {}}
-    left = [site for site in context.study.targets if site not in state["histograms"]]
+    left = [site for site in choosing.sites(context) if site not in state["histograms"]]
     weights: State = {"centroids": torch.from_numpy(np.ascontiguousarray(clustering.result))}
     for reply in ask_sites(
         context, "query", "score", left, traffic=state["traffic"], key=selection.arm,

@@ -17,7 +17,7 @@ from common.plan import Selection
 from common.selection.cut import Cut, budget_of, narrow, open_cut
 from server.checkpoint import Traffic
 from server.context import ServerContext
-from server.stages import score
+from server.stages import choosing, score
 from server.steps import ask_sites
 
 
@@ -53,7 +53,7 @@ def outcome(context: ServerContext, selection: Selection) -> dict[str, Any]:
         for name in names
     }
     return {
-        "pool": {site: int(images) for site, images in state["pool"].items()},
+        "pool": {site: int(n) for site, n in state["pool"].items() if site in state["chosen"]},
         "selected": selected,
         "overlap": _overlap(context, state, names),
         "embedding": score.embedding(context, selection),
@@ -110,7 +110,7 @@ def _overlap(
 
 
 def _rank(context: ServerContext, selection: Selection, state: dict[str, Any]) -> None:
-    left = [site for site in context.study.targets if site not in state["pool"]]
+    left = [site for site in choosing.sites(context) if site not in state["pool"]]
     if not left:
         return
     weights: State | None = None
@@ -128,16 +128,24 @@ def _rank(context: ServerContext, selection: Selection, state: dict[str, Any]) -
 
 
 def _cut(context: ServerContext, selection: Selection, state: dict[str, Any]) -> None:
-    """Narrow the cut of every budget, digit by digit."""
-    if state["cut"] is None:
-        images = sum(state["pool"].values())
-        state["cut"] = open_cut([budget_of(b, images) for b in selection.budgets]).to_json()
-    cut = Cut.from_json(state["cut"])
-    while not cut.finished:
+    """Narrow the cut of every budget, digit by digit.
+
+    It is one of all pools together: where a site has left before any has chosen, it begins anew.
+    """
+    cut = Cut.from_json(state["cut"]) if state["cut"] else None
+    while not state["chosen"]:
+        sites = choosing.sites(context)
+        same = set(sites) == set(state.get("cutting", context.study.targets))
+        if cut is not None and cut.finished and same:
+            return
+        if cut is None or not same:
+            images = sum(state["pool"][site] for site in sites)
+            cut = open_cut([budget_of(b, images) for b in selection.budgets])
+            state["cutting"] = list(sites)
         counts = {
             reply.site: score.counts_of(reply, selection, "counts")
             for reply in ask_sites(
-                context, "query", "select", context.study.targets, traffic=state["traffic"],
+                context, "query", "select", sites, traffic=state["traffic"],
                 key=selection.arm, step="cut", round_=cut.round + 1,
                 weights={"cut": torch.from_numpy(cut.to_words())},
             )
@@ -150,7 +158,7 @@ def _cut(context: ServerContext, selection: Selection, state: dict[str, Any]) ->
 def _choose(context: ServerContext, selection: Selection, state: dict[str, Any]) -> None:
     """Tell every site the cut, and of images that are equal to the last bit its own share."""
     cut = Cut.from_json(state["cut"])
-    for site in context.study.targets:
+    for site in choosing.sites(context):
         if site in state["chosen"]:
             continue
         for reply in ask_sites(
@@ -162,7 +170,7 @@ def _choose(context: ServerContext, selection: Selection, state: dict[str, Any])
 
 
 def _quota(context: ServerContext, selection: Selection, state: dict[str, Any]) -> None:
-    left = [site for site in context.study.targets if site not in state["chosen"]]
+    left = [site for site in choosing.sites(context) if site not in state["chosen"]]
     for reply in ask_sites(
         context, "query", "select", left, traffic=state["traffic"], key=selection.arm,
         step="quota",

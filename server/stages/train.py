@@ -15,7 +15,7 @@ from server.aggregation import make_rule
 from server.checkpoint import Checkpoint, Record
 from server.context import ServerContext, StudyStopped
 from server.exchange import Question, Refusal, Reply
-from server.stages import annotate
+from server.stages import annotate, enrol, reconstruct
 from server.stages.start import starting_weights
 from server.updates import Updates, against
 
@@ -117,6 +117,8 @@ def _round(
                 int(reply.metrics[name]) for reply in replies
             )
     val_loss = _judge(context, training, record, round_, weights, replies)
+    for reply in replies:
+        record.took_part.setdefault(reply.site, []).append(round_)
     keep = not record.note
     record.round = round_
     if keep:
@@ -173,20 +175,28 @@ def check_quorum(
 
 
 def participants(context: ServerContext, training: Training) -> tuple[str, ...]:
-    """The sites that train: of those on selected images, the ones with two of them at least.
+    """The sites that train now: of those on selected images, the ones with two of them at least.
 
     Where outlines are trained on, it is two with an outline: a site without any is no reason for
-    the others to stop.
+    the others to stop. On reconstructions those train that have made them.
 
     Raises:
-        StudyStopped: If no site has.
+        StudyStopped: If no site has, or all of them were dropped.
     """
+    here = enrol.present(context, training.participants)
+    if training.stage == "sphere" and context.plan.reconstructing:
+        here = reconstruct.redrawn(context, here)
+    if not here:
+        raise StudyStopped(
+            f"{training.key}: every site that trains here was dropped "
+            f"({', '.join(training.participants)}); {enrol.BACK}"
+        )
     if not training.selection:
-        return training.participants
+        return here
     outlines = training.stage == "finetune_selected"
     what = "outlined" if outlines else "annotated"
     counts = annotate.annotated(context, training.selection, training.budget, what=what)
-    sites = tuple(site for site in training.participants if counts.get(site, 0) >= PAIR)
+    sites = tuple(site for site in here if counts.get(site, 0) >= PAIR)
     if not sites:
         raise StudyStopped(
             f"{training.key}: no site has {PAIR} {what} images of this selection; "
@@ -253,7 +263,9 @@ def _validate(
     context: ServerContext, training: Training, weights: State, round_: int, record: Record
 ) -> float:
     """Ask the labelled sites what the weights are worth, weighted by their validation images."""
-    sites = context.study.sources if training.stage == "adapt" else training.participants
+    sites = enrol.present(
+        context, context.study.sources if training.stage == "adapt" else training.participants
+    )
     question = Question.of(
         context.study, context.plan, "evaluate", training.stage, training.key, round_=round_,
         weights=weights,
@@ -268,7 +280,9 @@ def _validate(
             replies.append(answer)
     if not replies:
         reasons = "; ".join(f"{site}: {reason}" for site, reason in refused.items())
-        raise StudyStopped(f"{training.key}, validation of round {round_}: {reasons}")
+        raise StudyStopped(
+            f"{training.key}, validation of round {round_}: {reasons or 'every site was dropped'}"
+        )
     images = sum(int(reply.metrics["val_images"]) for reply in replies)
     total = sum(
         float(reply.metrics["val_loss"]) * int(reply.metrics["val_images"]) for reply in replies

@@ -142,6 +142,8 @@ def test_followed_word_for_word(follower: Follower) -> None:
     follower.type(command(center, "sonofed consortium revoke"))
     told = follower.type("sonofed consortium status")
     assert "revoked" in told
-    # A study that has finished cannot go on; test_survival.py has those that can.
+    # A study that has finished cannot go on: test_survival.py, test_sites.py have those that can.
     left = {*commands(center), *commands(site)} - follower.typed
-    assert left == {command(center, "sonofed study resume")}
+    assert left == {
+        command(center, f"sonofed study {name}") for name in ("resume", "drop-site", "add-site")
+    }

@@ -213,7 +213,7 @@ def test_who_is_waited_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     exchange = server_app.GridExchange(
         grid, study, 1, waiting=lambda stage, sites: said.append((stage, dict(sites)))
     )
-    (refusal,) = exchange.enrol(Question("query", "enrol"))
+    (refusal,) = exchange.enrol(Question("query", "enrol"), tuple(study.sites), wait=True)
     assert isinstance(refusal, Refusal)
     assert ("enrol", {"sites": "1 of 3 are here"}) in said  # the source too
     assert any(stage == "enrol" and "asked 0 min ago" in str(sites) for stage, sites in said)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from common.config.study import Study
-from scripts.study.submit import RUN_FILE
+from scripts.study.place import RUN_FILE
+from server.attendance import note
 from server.consortium import membership
 from server.consortium import register as registers
 from server.consortium.place import Place
@@ -125,6 +126,16 @@ def test_a_run_that_has_not_finished(run: Path, sonofed: Command) -> None:
     assert "results.json" not in files
     assert json.loads(files["manifest.json"])["finished"] is False
     assert "It is not finished" in files["README.md"].decode()
+
+
+def test_who_left_is_in_it(run: Path, sonofed: Command) -> None:
+    note(run, "dropped", "bo", "no network")
+    assert sonofed("study", "export", run, "--out", "one.zip").code == 0
+    files = exported(Path("one.zip"))
+    assert files["sites.jsonl"] == (run / "sites.jsonl").read_bytes().replace(
+        b'": ', b'":'
+    ).replace(b', "', b',"')
+    assert "`sites.jsonl`" in files["README.md"].decode()
 
 
 def test_receipts_that_were_changed(run: Path, sonofed: Command) -> None:

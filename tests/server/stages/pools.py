@@ -108,7 +108,9 @@ class Direct:
         self.crossing = self.study.for_sites()
         self.plan = make_plan(self.crossing)
 
-    def enrol(self, question: Question) -> Iterator[Reply | Refusal]:
+    def enrol(
+        self, question: Question, sites: Sequence[str], *, wait: bool
+    ) -> Iterator[Reply | Refusal]:
         raise NotImplementedError
 
     def ask(self, question: Question, sites: Sequence[str]) -> Iterator[Reply | Refusal]:

@@ -32,7 +32,9 @@ class Direct:
         self.sites = {name: make_site(root, name) for name in ROLES}
         self.asked: list[tuple[str, str]] = []
 
-    def enrol(self, question: Question) -> Iterator[Reply | Refusal]:
+    def enrol(
+        self, question: Question, sites: Sequence[str], *, wait: bool
+    ) -> Iterator[Reply | Refusal]:
         raise NotImplementedError
 
     def ask(self, question: Question, sites: Sequence[str]) -> Iterator[Reply | Refusal]:

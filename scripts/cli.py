@@ -10,54 +10,83 @@ if sys.argv[1:3] == ["gate", "run"]:
 
     run_gate(sys.argv[3:])
 
-import typer
 from rich.console import Console
 
 from common.errors import InputError
-from scripts import config, data, labels, simulate
-from scripts.audit.command import app as audit
-from scripts.bench.command import bench
-from scripts.compare import compare
-from scripts.consortium.command import app as consortium
-from scripts.export import export
-from scripts.gate.command import app as gate
-from scripts.init import init
-from scripts.phantom.command import phantom
-from scripts.poc import app as poc
-from scripts.predict import predict
-from scripts.report import report
-from scripts.runs import runs
-from scripts.site.command import app as site
-from scripts.study.command import app as study
-from scripts.sweep import sweep
+from scripts.lazy import Place, lazy
 
-app = typer.Typer(
+COMMANDS = {
+    "simulate": Place(
+        "scripts.simulate", "simulate",
+        "Run a federated study on one machine, every site with its own data and folder.",
+    ),
+    "sweep": Place("scripts.sweep", "sweep", "Run a study over seeds and a grid of settings."),
+    "compare": Place(
+        "scripts.compare", "compare",
+        "Mean and spread over seeds for every arm, site and metric; tests; differences of config.",
+    ),
+    "runs": Place(
+        "scripts.runs", "runs",
+        "List runs: finished, running? (files changed within ten minutes) or stopped, and where.",
+    ),
+    "report": Place(
+        "scripts.report", "report",
+        "Make RUN/report.html again, and the sites' own pages in RUN/sites/SITE/.",
+    ),
+    "export": Place(
+        "scripts.export", "export",
+        "Write a MONAI Bundle: configs, weights (safetensors, PyTorch, ONNX), model card, digests.",
+    ),
+    "predict": Place(
+        "scripts.predict", "predict",
+        "Segment or classify everything at INPUT; every mask fits its original to the pixel.",
+    ),
+    "init": Place(
+        "scripts.init", "init",
+        "Write a study: which sites there are, where their manifests lie, what is compared.",
+    ),
+    "phantom": Place(
+        "scripts.phantom.command", "phantom",
+        "Draw synthetic ultrasound sites: sweeps with exact masks, different patients per probe.",
+    ),
+    "bench": Place(
+        "scripts.bench.command", "bench",
+        "Measure ours against the plain way, same run, same input; one JSON line each.",
+    ),
+    "config": Place("scripts.config", "app", "What a study may say."),
+    "data": Place("scripts.data", "app", "Check a site's data; import published sets."),
+    "labels": Place(
+        "scripts.labels", "app",
+        "Labels of the images that a study has selected: what to annotate, what was annotated.",
+    ),
+    "gate": Place(
+        "scripts.gate.command", "app",
+        "What may pass a hospital's door, and which code may run behind it.",
+    ),
+    "audit": Place(
+        "scripts.audit.command", "app",
+        "What left a site as its ledger says, and whether to believe it.",
+    ),
+    "poc": Place(
+        "scripts.poc", "app",
+        "A whole consortium rehearsed on one machine, for practice and tests.",
+    ),
+    "consortium": Place(
+        "scripts.consortium.command", "app", "A consortium, seen from its coordinating center."
+    ),
+    "study": Place("scripts.study.command", "app", "A study on a consortium of real machines."),
+    "site": Place("scripts.site.command", "app", "At a hospital: its place in a consortium."),
+}  # fmt: skip
+"""Every command, in the order of the help; a test holds the lines against the commands' own."""
+
+app = lazy(
+    "Hospitals train ultrasound AI together; weights travel, images never do.",
+    COMMANDS,
     name="sonofed",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Hospitals train ultrasound AI together; weights travel, images never do.",
     rich_markup_mode="markdown",
 )
-app.command("simulate")(simulate.simulate)
-app.command("sweep")(sweep)
-app.command("compare")(compare)
-app.command("runs")(runs)
-app.command("report")(report)
-app.command("export")(export)
-app.command("predict")(predict)
-app.command("init")(init)
-app.command("phantom")(phantom)
-app.command("bench")(bench)
-app.add_typer(config.app, name="config")
-app.add_typer(data.app, name="data")
-app.add_typer(labels.app, name="labels")
-app.add_typer(gate, name="gate")
-app.add_typer(audit, name="audit")
-app.add_typer(poc, name="poc")
-app.add_typer(consortium, name="consortium")
-app.add_typer(study, name="study")
-app.add_typer(site, name="site")
 
 
 def main() -> None:

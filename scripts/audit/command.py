@@ -1,15 +1,20 @@
 """`sonofed audit`: what a ledger says, and whether it can be believed."""
 
-import typer
+from scripts.lazy import Place, lazy
 
-from scripts.audit.prove import prove
-from scripts.audit.show import show
-from scripts.audit.verify import verify
+COMMANDS = {
+    "show": Place(
+        "scripts.audit.show", "show",
+        "Show what came in, what left and what was refused, by study, stage and round.",
+    ),
+    "verify": Place(
+        "scripts.audit.verify", "verify",
+        "Check that nothing in a ledger was changed, removed or cut off. Exit code 1 if it was.",
+    ),
+    "prove": Place(
+        "scripts.audit.prove", "prove",
+        "Prove on this machine that images do not leave, and that the proof could have failed.",
+    ),
+}  # fmt: skip
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="What left a site as its ledger says, and whether to believe it.",
-)
-app.command("show")(show)
-app.command("verify")(verify)
-app.command("prove")(prove)
+app = lazy("What left a site as its ledger says, and whether to believe it.", COMMANDS)

@@ -1,22 +1,35 @@
 """`sonofed gate`: what may pass a hospital's door, and which code may run behind it."""
 
-import typer
+from scripts.lazy import Place, lazy
 
-from scripts.gate.approvals import approvals
-from scripts.gate.approve import approve
-from scripts.gate.check import check
-from scripts.gate.manifest import manifest
-from scripts.gate.revoke import revoke
-from scripts.gate.run import run
+POLICY = {
+    "manifest": Place(
+        "scripts.gate.manifest", "manifest",
+        "Write a study's manifest, and print the lines for the policy's [studies].",
+    ),
+    "check": Place(
+        "scripts.gate.check", "check",
+        "Say what a study would ask of the policy's site, and what the policy would refuse.",
+    ),
+}  # fmt: skip
+policy = lazy("The policy: what a study would carry.", POLICY)
+COMMANDS = {
+    "policy": Place("scripts.gate.command", "policy", "The policy: what a study would carry."),
+    "run": Place(
+        "scripts.gate.run", "run",
+        "Run the gate: the only door between this site's SuperNode and the network.",
+    ),
+    "approve": Place(
+        "scripts.gate.approve", "approve",
+        "Show what is in a bundle, against the one approved last, and sign that it may run here.",
+    ),
+    "approvals": Place(
+        "scripts.gate.approvals", "approvals",
+        "List every bundle that was approved, and whether it still may run.",
+    ),
+    "revoke": Place(
+        "scripts.gate.revoke", "revoke", "Sign that a bundle may run no longer at this site."
+    ),
+}  # fmt: skip
 
-app = typer.Typer(
-    no_args_is_help=True, help="What may pass a hospital's door, and which code may run behind it."
-)
-policy = typer.Typer(no_args_is_help=True, help="The policy: what a study would carry.")
-policy.command("manifest")(manifest)
-policy.command("check")(check)
-app.add_typer(policy, name="policy")
-app.command("run")(run)
-app.command("approve")(approve)
-app.command("approvals")(approvals)
-app.command("revoke")(revoke)
+app = lazy("What may pass a hospital's door, and which code may run behind it.", COMMANDS)

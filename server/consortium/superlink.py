@@ -34,7 +34,7 @@ def command(place: Place, register: Register) -> list[str]:
     """The command that runs the SuperLink in the foreground."""
     folder = place.superlink.absolute()
     return [
-        str(Path(sys.executable).parent / "flower-superlink"),
+        sys.executable, "-P", "-m", "server.consortium.flower",
         "--host", "127.0.0.1", "--port", str(register.superlink),
         "--ssl-ca-certfile", str(place.ca.absolute()),
         "--ssl-certfile", str(folder / "superlink.pem"),

@@ -1,6 +1,6 @@
 """The other end of a gate: a SuperLink that keeps its rules, over TLS with client certificates.
 
-It keeps to what `flwr.server.superlink` does with instructions, replies and objects (a slow test
+It keeps to what `server.consortium.flower` does with instructions, replies and objects (a slow test
 runs against the real one), and can be told to fail in every way that a network fails.
 """
 
@@ -113,6 +113,7 @@ class Center:
     fail: dict[str, list[int]] = field(default_factory=dict)
     calls: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
     waiting: deque[Message] = field(default_factory=deque)
+    given: dict[str, Message] = field(default_factory=dict)
     asked: dict[str, Message] = field(default_factory=dict)
     objects: dict[str, bytes | None] = field(default_factory=dict)
     answers: dict[str, PushMessagesRequest] = field(default_factory=dict)
@@ -196,9 +197,15 @@ class Center:
         return SendNodeHeartbeatResponse(success=True)
 
     def _pull_messages(self, request: PullMessagesRequest) -> Any:
-        if not self.waiting:
-            return PullMessagesResponse()
-        message = self.waiting.popleft()
+        if self.run_over:
+            self.given.clear()
+        # Who asks for more without having confirmed has lost what it was given.
+        if not self.given:
+            if not self.waiting:
+                return PullMessagesResponse()
+            first = self.waiting.popleft()
+            self.given[first.metadata.message_id] = first
+        (message,) = self.given.values()
         tree = get_object_tree(message)
         bare = Message(RecordDict(), metadata=message.metadata)  # type: ignore[call-overload]
         return PullMessagesResponse(
@@ -223,6 +230,7 @@ class Center:
         )
 
     def _confirm_message_received(self, request: ConfirmMessageReceivedRequest) -> Any:
+        self.given.pop(request.message_object_id, None)
         return ConfirmMessageReceivedResponse()
 
     def _push_messages(self, request: PushMessagesRequest) -> Any:

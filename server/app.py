@@ -3,12 +3,15 @@
 import common.environment  # noqa: F401, I001 - before Flower
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
 from common.config.study import Study
@@ -39,6 +42,31 @@ POLL_S, LONGEST_POLL_S = 0.2, 2.0
 """Seconds between looks for a reply; they grow with the time that it takes."""
 TELL_S = 60.0
 """Seconds of silence after which the run says whom it waits for."""
+GONE = {
+    ErrorCode.MESSAGE_UNAVAILABLE: "its answer was cut off on the way",
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "its answer was lost on the way",
+    ErrorCode.NODE_UNAVAILABLE: "it is not connected",
+}
+"""What Flower answers in place of a site that has gone away, or whose upload has; the site's own
+answer to that request is thrown away when it comes."""
+FLOWER_ERRORS = GONE | {ErrorCode.CLIENT_APP_CRASHED: "its code was killed at work, time and again"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that is under way.
+
+    Attributes:
+        site: Its name.
+        node: Flower's number of it.
+        message: Flower's id of the request.
+        since: When it was sent.
+    """
+
+    site: str
+    node: int
+    message: str
+    since: float
 
 
 class GridExchange:
@@ -132,23 +160,26 @@ class GridExchange:
         )
         down = payload_bytes(question.down, self.study.wire.dtype) if question.weights else 0
         waiting = deque(nodes.items())
-        asked: deque[tuple[str, str, float]] = deque()
+        asked: deque[Asked] = deque()
+        spare = len(nodes) - math.ceil(question.quorum * len(nodes))
         while waiting or asked:
             while waiting and len(asked) < self.window:
                 site, node = waiting.popleft()
-                asked.append((site, self._push(question, content, node), time.monotonic()))
-            site, message_id, since = asked.popleft()
-            late = [(site, since), *((other, start) for other, _, start in asked)]
-            message = self._pull(question, message_id, late)
-            yield self._read(question, site, message, down, time.monotonic() - since)
-            del message
+                sent = self._push(question, content, node, self._deadline(question))
+                asked.append(Asked(site, node, sent, time.monotonic()))
+            message = self._pull(question, content, asked, spare > 0)
+            first = asked.popleft()
+            answer = self._read(question, first.site, message, down, time.monotonic() - first.since)
+            spare -= isinstance(answer, Refusal)
+            yield answer
+            del message, answer
 
-    def _push(self, question: Question, content: RecordDict, node: int) -> str:
+    def _push(self, question: Question, content: RecordDict, node: int, ttl: float) -> str:
         message = Message(
             self.receipts.attach(node, content) if self.receipts else content,
             node,
             f"{question.category}.{question.stage}",
-            ttl=self._deadline(question),
+            ttl=ttl,
             group_id=f"{question.training or question.stage}/{question.round}",
         )
         (message_id,) = self.grid.push_messages([message])
@@ -158,27 +189,30 @@ class GridExchange:
         return question.deadline_s or self.study.federation.deadline_s
 
     def _pull(
-        self, question: Question, message_id: str, late: Sequence[tuple[str, float]]
+        self, question: Question, content: RecordDict, late: Sequence[Asked], spared: bool
     ) -> Message | None:
-        """Wait for the reply of the first of the sites that are still at work."""
-        since, told, pause = late[0][1], time.monotonic(), POLL_S
+        """Wait for the reply of the first of the sites that are still at work.
+
+        One that has gone away is asked again when it is back, unless it can be spared: what it has
+        done meanwhile lies there, and answers the repeated request.
+        """
+        first = late[0]
+        asked, gone = first.message, None
+        told, pause = time.monotonic(), POLL_S
         while True:
-            for message in self.grid.pull_messages([message_id]):
-                return message
+            for message in () if gone else self.grid.pull_messages([asked]):
+                if spared or not (message.has_error() and message.error.code in GONE):
+                    return message
+                gone = message
             now = time.monotonic()
-            if now - since > self._deadline(question):
-                return None
+            left = self._deadline(question) - now + first.since
+            if left < 0:
+                return gone
+            if gone and first.node in self.grid.get_node_ids():
+                asked, gone, pause = self._push(question, content, first.node, left), None, POLL_S
             if now - told > TELL_S:
                 told = now
-                left = (self._deadline(question) - now + since) / 3600
-                self.waiting(
-                    question.stage,
-                    {
-                        site: f"asked {(now - start) / 60:.0f} min ago"
-                        + (f", has {left:.1f} h left" if site == late[0][0] else "")
-                        for site, start in late
-                    },
-                )
+                self.waiting(question.stage, _who(late, now, left, gone is not None))
             time.sleep(pause)
             pause = min(1.2 * pause, LONGEST_POLL_S)
 
@@ -190,7 +224,7 @@ class GridExchange:
             return Refusal(site, "no reply before the deadline", down)
         if message.has_error():
             code = message.error.code
-            words = ERRORS.get(code) or GATE_ERRORS.get(code) or "it did not answer"
+            words = (ERRORS | GATE_ERRORS | FLOWER_ERRORS).get(code, "it did not answer")
             return Refusal(site, f"{words} (code {code})", down)
         try:
             content = message.content
@@ -220,6 +254,16 @@ class GridExchange:
                 told = now
                 self.waiting("enrol", {"sites": f"{len(nodes)} of {count} are here"})
             time.sleep(POLL_S)
+
+
+def _who(late: Sequence[Asked], now: float, left: float, gone: bool) -> dict[str, str]:
+    """Of each site that is waited for, since when; of the first one, until when, and why."""
+    return {
+        one.site: f"asked {(now - one.since) / 60:.0f} min ago"
+        + (f", has {left / 3600:.1f} h left" if one is late[0] else "")
+        + (", is not connected" if one is late[0] and gone else "")
+        for one in late
+    }
 
 
 @app.main()

@@ -29,6 +29,8 @@ class Question:
         complete: Whether all of them must.
         step: Of a stage that has several.
         deadline_s: Seconds that a site may take; None: as the study's federation says.
+        quorum: Share of the sites whose answers suffice. A site that has gone away is waited for
+            until the deadline where the others do not suffice.
     """
 
     category: Category
@@ -42,6 +44,7 @@ class Question:
     complete: bool = True
     step: str = ""
     deadline_s: float | None = None
+    quorum: float = 1.0
 
     @classmethod
     def of(
@@ -59,9 +62,10 @@ class Question:
         """A request whose vocabulary is looked up in `common.wire.crossing`."""
         found = crossing(study, plan, category, stage, key, step)
         training = plan.trainings.get(key)
+        quorum = (training.settings.quorum or study.federation.quorum) if training else 1.0
         return cls(
             category, stage, key, round_, weights, found.down, found.up, found.metrics,
-            found.complete, step, training.settings.deadline_s if training else None,
+            found.complete, step, training.settings.deadline_s if training else None, quorum,
         )  # fmt: skip
 
 

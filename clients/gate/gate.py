@@ -46,7 +46,7 @@ PATIENCE_S = 90.0
 MOST_ATTEMPTS = 10
 """How often one instruction is handed down before the server is told that no answer comes."""
 MOST_CRASHES = 3
-"""How often the site's code may be killed at one instruction: a kernel short of memory does it every
+"""How often the site's code may be killed at one instruction: a kernel short of memory does so each
 time, and each may be hours of work."""
 AGAIN_S = 10.0
 """Between attempts to write what could not be written."""

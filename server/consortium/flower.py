@@ -59,9 +59,9 @@ def take_back(state: SqlLinkState, node_id: int) -> list[str]:
         lost = [
             str(message_id)
             for message_id, run, delivered_at in given
-            if datetime.fromisoformat(delivered_at) < before
-            and _is_whole(state, message_id)
-            and _runs(state, int64_to_uint64(run))
+            if datetime.fromisoformat(str(delivered_at)) < before
+            and _is_whole(state, str(message_id))
+            and _runs(state, int64_to_uint64(int(run or 0)))
         ]
         if lost:
             session.execute(

@@ -1,7 +1,7 @@
 """What the server does with replies that are not what was asked for."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from server import app as server_app
 from server.context import StudyStopped
 from server.exchange import Question, Refusal
 from server.stages import train
-from tests.played import Events, PlayedGrid, honest_content, server_of
+from tests.played import Events, Play, PlayedGrid, honest_content, server_of
 from tests.tiny import targets
 
 STUDY = targets(2, federation={"quorum": 0.5})
@@ -217,3 +217,88 @@ def test_who_is_waited_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(refusal, Refusal)
     assert ("enrol", {"sites": "1 of 3 are here"}) in said  # the source too
     assert any(stage == "enrol" and "asked 0 min ago" in str(sites) for stage, sites in said)
+
+
+class Flaky(PlayedGrid):
+    """A grid that loses a site for a while: Flower answers in its place, with a code."""
+
+    def __init__(self, site: str, codes: list[int], looks: int, play: Play) -> None:
+        super().__init__(STUDY.sites, play)
+        self.site, self.codes, self.looks = site, codes, looks
+        self.away = False
+        self.asked: list[tuple[str, float]] = []
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        (message,) = messages
+        site = self.sites[message.metadata.dst_node_id]
+        self.asked.append((site, message.metadata.ttl))
+        (message_id,) = super().push_messages([message])
+        if site == self.site and self.codes:
+            error = Error(self.codes.pop(0), "not here")
+            self.replies[message_id] = Message(error, reply_to=message)
+            self.away = True
+        return [message_id]
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Not there for so many looks after it was lost."""
+        self.looks -= self.away
+        nodes = set(super().get_node_ids())
+        if self.looks > 0:
+            return {node for node in nodes if self.sites[node] != self.site}
+        return nodes
+
+
+def honest(site: str, message: Message) -> Message:
+    return Message(honest_content(STUDY, MIM, 1.0 if site == "site0" else 2.0), reply_to=message)
+
+
+def test_a_site_that_has_gone_away_is_asked_again_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all are needed. The weights are those of the undisturbed round."""
+    monkeypatch.setattr(server_app, "POLL_S", 0.01)
+    study = targets(2)
+
+    def result(name: str, grid: PlayedGrid) -> dict[str, torch.Tensor]:
+        context, events = server_of(study, tmp_path / name, grid)
+        train.run(context, MIM)
+        assert not events.named("refused")
+        return dict(context.result(MIM.key))
+
+    flaky = Flaky("site0", [5, 3, 4], 3, honest)
+    disturbed = result("disturbed", flaky)
+    straight = result("straight", PlayedGrid(study.sites, honest))
+    assert all(torch.equal(disturbed[name], straight[name]) for name in straight)
+    assert [site for site, _ in flaky.asked[:5]] == ["site0"] * 4 + ["site1"]
+    # Each time with what is left of its time.
+    ttls = [ttl for site, ttl in flaky.asked if site == "site0"][:4]
+    assert ttls == sorted(ttls, reverse=True)
+    assert ttls[-1] < ttls[0]
+
+
+def test_a_site_that_has_gone_away_is_not_waited_for_where_the_others_suffice(
+    tmp_path: Path,
+) -> None:
+    flaky = Flaky("site0", [5], 1000, honest)
+    context, events = server_of(STUDY, tmp_path, flaky)
+    train.run(context, MIM)
+    (refused,) = events.named("refused")
+    assert refused["site"] == "site0"
+    assert refused["reason"] == "it is not connected (code 5)"
+
+
+def test_one_that_stays_away_is_waited_for_until_the_deadline_and_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(server_app, "TELL_S", 0.05)
+    monkeypatch.setattr(server_app, "POLL_S", 0.01)
+    said: list[dict[str, str]] = []
+    study = targets(2, federation={"deadline_s": 5.0})
+    flaky = Flaky("site0", [5], 10**6, honest)
+    context, _ = server_of(study, tmp_path, flaky)
+    assert isinstance(context.exchange, server_app.GridExchange)
+    context.exchange.waiting = lambda stage, sites: said.append(dict(sites))
+    with pytest.raises(StudyStopped, match=r"site0: it is not connected \(code 5\)"):
+        train.run(context, MIM)
+    assert any("is not connected" in sites["site0"] for sites in said)
+    assert [site for site, _ in flaky.asked].count("site0") == 1

@@ -13,6 +13,7 @@ from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.proto.node_pb2 import Node
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.date import now
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
@@ -35,6 +36,7 @@ class SuperLink:
             None, None, None, {}, NOOP_FEDERATION_ID, None, "me", TaskType.SERVER_APP
         )
         (run,) = self.state.get_run_info(run_ids=[self.run])
+        assert run.primary_task_id is not None
         self.task = run.primary_task_id
         self.state.claim_task(self.task)
         self.state.activate_task(self.task)
@@ -43,7 +45,7 @@ class SuperLink:
         """What a ServerApp sends, whole; its id."""
         metadata = Metadata(
             run_id=self.run, message_id="", src_node_id=SUPERLINK_NODE_ID, dst_node_id=self.node,
-            reply_to_message_id="", group_id="", created_at=flower.now().timestamp(), ttl=3600.0,
+            reply_to_message_id="", group_id="", created_at=now().timestamp(), ttl=3600.0,
             message_type="query.x",
         )  # fmt: skip
         content = RecordDict({"instruction": ConfigRecord({"word": word})})
@@ -73,10 +75,9 @@ class SuperLink:
 
     def answer(self, asked: str) -> None:
         """The node's reply is announced."""
-        now = flower.now().timestamp()
         metadata = Metadata(
             run_id=self.run, message_id="", src_node_id=self.node, dst_node_id=SUPERLINK_NODE_ID,
-            reply_to_message_id=asked, group_id="", created_at=now, ttl=60.0,
+            reply_to_message_id=asked, group_id="", created_at=now().timestamp(), ttl=60.0,
             message_type="query.x",
         )  # fmt: skip
         reply: Message = Message(RecordDict(), metadata=metadata)  # type: ignore[call-overload]

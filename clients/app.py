@@ -5,6 +5,7 @@ Of what goes wrong only a code leaves the site; the words go into the site's own
 
 import common.environment  # noqa: F401, I001 - before Flower
 
+import errno
 import logging
 import os
 import traceback
@@ -18,6 +19,7 @@ from flwr.clientapp import ClientApp
 from pydantic import ValidationError
 
 from clients import answers
+from clients.data.cache import DiskFullError
 from clients.memorisation import ReleaseRefused
 from clients.request import Request, Result
 from clients.settings import SiteSettings
@@ -46,6 +48,7 @@ from common.seeds import deterministic, seed_of
 from common.wire.crossing import Crossing, crossing
 from common.wire.payload import PayloadError, check_metrics
 from common.wire.records import (
+    ERROR_DISK,
     ERROR_FAILED,
     ERROR_INPUT,
     ERROR_MEMORY,
@@ -103,7 +106,8 @@ def answer(message: Message, context: Context, run: Stage) -> Message:
             return _refuse(message, site, ERROR_FAILED, str(error))
         return Message(content, reply_to=message)
     except InputError as error:
-        return _refuse(message, site, ERROR_INPUT, "\n".join(error.problems))
+        code = ERROR_DISK if _disk_full(error) else ERROR_INPUT
+        return _refuse(message, site, code, "\n".join(error.problems))
     except PayloadError as error:
         return _refuse(message, site, ERROR_REFUSED, str(error))
     except ReleaseRefused as error:
@@ -111,7 +115,8 @@ def answer(message: Message, context: Context, run: Stage) -> Message:
     except Exception as error:
         if _out_of_memory(error):
             return _refuse(message, site, ERROR_MEMORY, _memory_advice(message))
-        return _refuse(message, site, ERROR_FAILED, traceback.format_exc())
+        code = ERROR_DISK if _disk_full(error) else ERROR_FAILED
+        return _refuse(message, site, code, traceback.format_exc())
 
 
 def _work(request: Request, message: Message, run: Stage) -> Result:
@@ -220,6 +225,17 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
+
+
+def _disk_full(error: BaseException) -> bool:
+    """Whether there is no room, or was none when what is told here was found."""
+    seen: BaseException | None = error
+    while seen is not None:
+        full = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or isinstance(seen, DiskFullError):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _memory_advice(message: Message) -> str:

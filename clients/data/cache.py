@@ -25,6 +25,10 @@ SPARE_BYTES = 64 * 2**20
 """Left free on the disk beside the cache, for the run's own small files."""
 
 
+class DiskFullError(InputError):
+    """There is no room for the cache."""
+
+
 class Digests:
     """SHA-256 of files, remembered by path, size and time of change.
 
@@ -104,7 +108,8 @@ def open_cache(
         (N, S, S) uint8, read-only, mapped.
 
     Raises:
-        InputError: With every file that cannot be decoded, or if the disk is too full.
+        InputError: With every file that cannot be decoded.
+        DiskFullError: If the disk is too full.
     """
     found = _map(path, count, side)
     if found is not None:
@@ -169,7 +174,7 @@ def make_folder(folder: Path, owner: str) -> None:
 def _check_disk(folder: Path, needed: int, owner: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + SPARE_BYTES:
-        raise InputError(
+        raise DiskFullError(
             f"{owner}: too little disk for the image cache in {folder}: it needs "
             f"{(needed + SPARE_BYTES) / 2**20:.0f} MB, {free / 2**20:.0f} MB are free"
         )

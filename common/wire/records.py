@@ -25,8 +25,9 @@ KINDS: Mapping[str, type] = {
     WEIGHTS: ArrayRecord, METRICS: MetricRecord, INSTRUCTION: ConfigRecord
 }  # fmt: skip
 ERROR_INPUT, ERROR_REFUSED, ERROR_FAILED, ERROR_MEMORY, ERROR_RELEASE = 1001, 1002, 1003, 1004, 1005
-"""All that a site says of its troubles: its data, the instruction, its code, its memory, or that
-its weights must not leave."""
+ERROR_DISK = 1006
+"""All that a site says of its troubles: its data, the instruction, its code, its memory, that its
+weights must not leave, or its disk."""
 
 ERRORS = {
     ERROR_INPUT: "its data are not what the study needs",
@@ -34,6 +35,7 @@ ERRORS = {
     ERROR_FAILED: "its training failed",
     ERROR_MEMORY: "it ran out of memory",
     ERROR_RELEASE: "its weights reproduce training images, so it released none of them",
+    ERROR_DISK: "its disk is full",
 }
 
 

@@ -3,6 +3,7 @@
 Every victim gets a study of its own (another seed), so that no site can answer from what it kept.
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -28,10 +29,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 STUDY = Path(__file__).resolve().parents[3] / "configs" / "poc.toml"
 VICTIM = "hillcrest"
 ATTEMPTS = 3
+COMPUTED_S = 4.0
+LONG = {"training": ["mim.epochs=200"]}
+"""So that there is a middle of the training to be killed in."""
 
 
-def study_of(seed: int) -> Study:
-    return load_study(STUDY, [f"seed={seed}", "arms=['mim']"])
+def study_of(seed: int, *more: str) -> Study:
+    return load_study(STUDY, [f"seed={seed}", "arms=['mim']", *more])
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +74,26 @@ def client_apps(made: Rehearsal) -> list[int]:
     return sorted(below_supernode(made, "executor.py"))[1:]
 
 
+def at_work(made: Rehearsal) -> list[int]:
+    """A ClientApp that has computed for a while: it has its instruction, and trains."""
+    return [pid for pid in client_apps(made) if processor_s(pid) > COMPUTED_S]
+
+
+def processor_s(pid: int) -> float:
+    """Seconds of a processor that a process has had; 0 where there is none."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def everything(made: Rehearsal) -> list[int]:
+    """Every process of the consortium, the keepers first: they would start the others again."""
+    keepers = [int(told["pid"]) for told in made.status().values() if told is not None]
+    return keepers + [pid for keeper in keepers for pid in descendants(keeper)]
+
+
 def gate(made: Rehearsal) -> list[int]:
     pid = site_keeper(made).get("gate", {}).get("pid")
     return [pid] if pid else []
@@ -92,6 +116,7 @@ def server_app(made: Rehearsal) -> list[int]:
 
 VICTIMS: dict[str, Callable[[Rehearsal], list[int]]] = {
     "clientapp": client_apps,
+    "training": at_work,
     "supernode": lambda made: below_supernode(made, "flower-supernode"),
     "namespace": lambda made: [site_keeper(made)["supernode"]["pid"]],
     "gate": gate,
@@ -127,7 +152,7 @@ def carry_on(made: Rehearsal, study: Study, folder: Path) -> int:
 
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_a_study_survives_a_kill(rehearsal: Rehearsal, victim: str, tmp_path: Path) -> None:
-    study = study_of(1 + list(VICTIMS).index(victim))
+    study = study_of(1 + list(VICTIMS).index(victim), *LONG.get(victim, []))
     alone = run_study_here(study, Engine.inprocess, Path(), tmp_path / "alone", resume=False)
     folder = rehearsal.place.runs / victim
     rehearsal.wait_online()
@@ -139,13 +164,54 @@ def test_a_study_survives_a_kill(rehearsal: Rehearsal, victim: str, tmp_path: Pa
     # Not one that is about to end: the one that this instruction starts.
     old = set(client_apps(rehearsal))
     wait_for(lambda: set(client_apps(rehearsal)) - old)
-    found = [pid for pid in VICTIMS[victim](rehearsal) if pid not in old]
-    assert found
-    for pid in found:
+    wait_for(lambda: set(VICTIMS[victim](rehearsal)) - old)
+    for pid in set(VICTIMS[victim](rehearsal)) - old:
         os.kill(pid, signal.SIGKILL)
     resumed = carry_on(rehearsal, study, folder)
     print(f"{victim}: resumed {resumed} times, {time.monotonic() - began:.0f} s")
+    if victim == "training":
+        words = "was killed at work; handed down again"
+        assert words in (rehearsal.sites[VICTIM].folder / "logs" / "gate.log").read_text()
+        assert resumed == 0
     assert differences(folder, alone) == []
+    check_ledgers(rehearsal, folder)
+
+
+def test_a_study_survives_a_reboot_of_everything(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    """All processes of center and sites end at once, and all are started again."""
+    study = study_of(100)
+    alone = run_study_here(study, Engine.inprocess, Path(), tmp_path / "alone", resume=False)
+    folder = rehearsal.place.runs / "reboot"
+    rehearsal.wait_online()
+    began = time.monotonic()
+    before = trainings(rehearsal)
+    submit(rehearsal.place, study, folder, rehearsal.bundle)
+    wait_for(lambda: trainings(rehearsal) > before)
+    killed = everything(rehearsal)
+    for pid in killed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert len(killed) > 4 * len(rehearsal.sites)
+    wait_for(lambda: not any(is_alive(pid) for pid in killed), 60)
+    rehearsal.down()
+    rehearsal.up()
+    resumed = carry_on(rehearsal, study, folder)
+    print(f"reboot: {len(killed)} processes, {resumed} times, {time.monotonic() - began:.0f} s")
+    assert resumed >= 1
+    assert differences(folder, alone) == []
+    check_ledgers(rehearsal, folder)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process still runs; one that only waits to be buried does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def check_ledgers(rehearsal: Rehearsal, folder: Path) -> None:
+    """Every site's ledger, held against the center's receipts."""
     for site in rehearsal.sites.values():
         verdict = ledger_check.verify(
             site.ledger,

@@ -189,9 +189,11 @@ class Courier:
         if not pulled.messages_list:
             return self.poll_s
         exchange = self._begin(pulled)
-        if exchange is not None:
+        if exchange is not None and exchange.standing.step == "fetching":
             self._fetch(exchange)
-        return 0.0
+            return 0.0
+        # Given once more, since the server has not heard yet that it is here; its answer says so.
+        return self.poll_s
 
     def _begin(self, pulled: PullMessagesResponse) -> Exchange | None:
         try:

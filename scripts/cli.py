@@ -46,7 +46,7 @@ COMMANDS = {
         "Write a study: which sites there are, where their manifests lie, what is compared.",
     ),
     "phantom": Place(
-        "scripts.phantom.command", "phantom",
+        "scripts.phantom", "phantom",
         "Draw synthetic ultrasound sites: sweeps with exact masks, different patients per probe.",
     ),
     "bench": Place(

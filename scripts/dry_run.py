@@ -10,6 +10,8 @@ from rich.table import Table
 
 from clients.data.manifest import Row, read_manifest
 from clients.data.split import Split, split_rows
+from clients.phantom.probes import PROBES
+from clients.phantom.write import patient_name
 from clients.site import POOL_STAGES
 from common.config.data import SplitConfig
 from common.config.study import Phantom, Site, Study
@@ -28,8 +30,6 @@ from common.estimate import (
 from common.plan import Plan, Training, make_plan
 from scripts.live import say, show
 from scripts.machine import memory_for, on_card
-from scripts.phantom.probes import PROBES
-from scripts.phantom.write import patient_name
 
 UNMASKED = ("source_classifier", "diffusion")
 """Stages that train on the training images whether they have masks or not."""

@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 
 from clients.data.manifest import MANIFEST
+from clients.phantom.probes import PROBES
 from common.config.load import load_study
 from common.errors import InputError
 from scripts.live import say
-from scripts.phantom.probes import PROBES
 
 MANY = 12
 """More devices than this are not listed."""

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from clients.data.site import SiteData
+from clients.phantom.write import generate
 from clients.settings import SiteSettings
 from clients.site import check_batches, training_rows
 from clients.strategies.registry import check_strategy
@@ -25,7 +26,6 @@ from common.estimate import payload
 from common.own_parts import check_own_parts
 from common.plan import Plan, make_plan
 from scripts.live import Steps
-from scripts.phantom.write import generate
 
 SPARE_BYTES = 200_000_000
 """Left free beside the run."""

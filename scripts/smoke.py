@@ -15,6 +15,7 @@ from PIL import Image
 
 from clients.data.manifest import MANIFEST, Row
 from clients.data.split import Split
+from clients.phantom.probes import PROBES
 from common.config.base import Table
 from common.config.data import DataSpec
 from common.config.stages import Rounds
@@ -24,7 +25,6 @@ from common.estimate import server_memory, training_memory
 from common.memory import available_memory
 from common.plan import make_plan
 from scripts.dry_run import planned_rows
-from scripts.phantom.probes import PROBES
 
 STAGES = (
     "mim", "contrastive", "finetune_mim", "finetune_contrastive", "lower", "upper", "adapt",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from clients.phantom.write import generate
 from common.config.load import parse_study
 from scripts.export import reference_of
-from scripts.phantom.write import generate
 from scripts.simulate import Engine, run_study_here
 from server.bundle import export as bundles
 from tests.tiny import SMALLEST, tiny

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.data.preprocess import square_image
+from clients.phantom.anatomy import ANATOMIES
+from clients.phantom.probes import PROBES
+from clients.phantom.render import Camera
 from clients.predict.masks import segment
 from clients.predict.precision import Precision
 from clients.predict.runtimes import TorchRuntime
@@ -26,9 +29,6 @@ from common.bundle.ensemble import Ensemble, load_segmentation, read_config
 from common.config.stages import Infusion
 from common.models.transunet import PresetName, TransUNet, TransUNetConfig
 from scripts.bench.measure import Facts, Record, Work, compare, record
-from scripts.phantom.anatomy import ANATOMIES
-from scripts.phantom.probes import PROBES
-from scripts.phantom.render import Camera
 
 THREADS = (1, 2)
 FRAME_PX = 300

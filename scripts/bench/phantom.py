@@ -14,12 +14,12 @@ from functools import partial
 
 import numpy as np
 
-from scripts.phantom import speckle
-from scripts.phantom.anatomy import ANATOMIES
-from scripts.phantom.geometry import MARGIN
-from scripts.phantom.noise import Array
-from scripts.phantom.probes import PROBES, Probe
-from scripts.phantom.render import Camera
+from clients.phantom import speckle
+from clients.phantom.anatomy import ANATOMIES
+from clients.phantom.geometry import MARGIN
+from clients.phantom.noise import Array
+from clients.phantom.probes import PROBES, Probe
+from clients.phantom.render import Camera
 
 Record = dict[str, str | float]
 

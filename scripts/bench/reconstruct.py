@@ -18,6 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from clients.edges import Edges, find_edges
 from clients.memory import keep_freed_memory
+from clients.phantom.anatomy import ANATOMIES
+from clients.phantom.probes import PROBES
+from clients.phantom.render import Camera
 from clients.reconstruction import draw, image_noise, to_bytes
 from clients.reconstruction_figures import contrast_kept, grey_levels, lesion_contrast
 from clients.stages.diffusion import Average, Draws
@@ -29,9 +32,6 @@ from common.models.diffusion_schedule import training_noise
 from common.reconstruction import wasserstein
 from common.seeds import deterministic, seed_of
 from scripts.bench.measure import THREADS, Facts, Record, Stopwatch, Work, compare, record
-from scripts.phantom.anatomy import ANATOMIES
-from scripts.phantom.probes import PROBES
-from scripts.phantom.render import Camera
 
 SOURCE, TARGET = "linear_hd", "linear_pocket"
 REFERENCE_STEPS = 50

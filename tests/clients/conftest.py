@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.phantom.write import generate
+from clients.phantom.write import generate
 from tests.clients.world import PROBES, World, world_of
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from clients.annotations import Choice, write_worklist
 from clients.data.manifest import Row, read_manifest
+from clients.phantom.write import generate
 from clients.settings import SiteSettings
 from common.config.data import DataSpec
 from common.config.load import parse_study
 from common.config.study import Study
-from scripts.phantom.write import generate
 
 REASONS = (
     "Between two groups of images, and unlike its reconstruction.",

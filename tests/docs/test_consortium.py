@@ -17,7 +17,7 @@ import pytest
 
 from common.keeper import stop_keeper
 from scripts.consortium.rehearsal import free_ports
-from scripts.phantom.write import generate
+from clients.phantom.write import generate
 from scripts.study.place import run_folder
 from server.consortium.place import Place
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from clients.phantom.write import generate
 from scripts.cli import main
-from scripts.phantom.write import generate
 
 PROBES = ("linear_hd", "linear_pocket")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from clients.exchanges import manifest_of
+from clients.phantom.write import generate
 from clients.reference import site_reference
 from clients.site import open_site
 from clients.site_list import read_sites
@@ -15,7 +16,6 @@ from common.config.load import parse_study
 from common.errors import InputError
 from common.ledger_check import read
 from scripts.export import reference_of
-from scripts.phantom.write import generate
 from scripts.simulate import Engine, run_study_here
 from server.bundle import export as bundles
 from tests.bundles import STUDY

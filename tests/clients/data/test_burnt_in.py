@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from clients.data.burnt_in import find_letters
-from scripts.phantom.write import generate
+from clients.phantom.write import generate
 
 
 def written(text: str, grey: int, background: NDArray[np.uint8], size: int = 14) -> Image.Image:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from scripts.phantom.noise import Array
-from scripts.phantom.probes import Probe
+from clients.phantom.noise import Array
+from clients.phantom.probes import Probe
 
 MARGIN = 14
 """Beams simulated beyond each end of the picture, so that the row-wise FFT wraps unseen."""

@@ -15,10 +15,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from clients.phantom.anatomy import ANATOMIES
+from clients.phantom.probes import PROBES
+from clients.phantom.render import Camera
 from common.errors import InputError
-from scripts.phantom.anatomy import ANATOMIES
-from scripts.phantom.probes import PROBES
-from scripts.phantom.render import Camera
 
 VERSION = "phantom v1"
 COLUMNS = (

@@ -14,10 +14,10 @@ from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
 
+from clients.phantom import PROBES, generate
+from clients.phantom.write import COLUMNS
 from common.errors import InputError
-from scripts.phantom import PROBES, generate
-from scripts.phantom.command import phantom
-from scripts.phantom.write import COLUMNS
+from scripts.phantom import phantom
 
 SMALL: dict[str, Any] = {
     "anatomy": "wrist", "probes": ["linear_hd", "convex"], "patients": 2, "frames": 2, "side": 48,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from scripts.phantom.noise import Array, Wave
+from clients.phantom.noise import Array, Wave
 
 _BINS = 1440
 _ANGLE = (np.arange(_BINS, dtype=np.float32) / _BINS * 2 * np.pi - np.pi).astype(np.float32)

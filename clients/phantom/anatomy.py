@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from scripts.phantom.breast import Breast
-from scripts.phantom.tissue import Anatomy
-from scripts.phantom.wrist import Wrist
+from clients.phantom.breast import Breast
+from clients.phantom.tissue import Anatomy
+from clients.phantom.wrist import Wrist
 
 ANATOMIES: dict[str, Callable[[tuple[object, ...], int], Anatomy]] = {
     "wrist": Wrist,

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-from scripts.phantom.geometry import Geometry
-from scripts.phantom.noise import Array, stream
-from scripts.phantom.probes import Probe
+from clients.phantom.geometry import Geometry
+from clients.phantom.noise import Array, stream
+from clients.phantom.probes import Probe
 
 Field = npt.NDArray[np.complex64]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from scripts.phantom.lesion import Lesion
-from scripts.phantom.noise import Array, Texture, Wave, stream
-from scripts.phantom.tissue import Tissue
+from clients.phantom.lesion import Lesion
+from clients.phantom.noise import Array, Texture, Wave, stream
+from clients.phantom.tissue import Tissue
 
 
 class Breast:

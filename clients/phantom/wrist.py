@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from scripts.phantom.noise import Array, Texture, Wave, stream
-from scripts.phantom.tissue import Tissue
+from clients.phantom.noise import Array, Texture, Wave, stream
+from clients.phantom.tissue import Tissue
 
 BAND_MM = 1.5
 """Thickness of the reference band below the bone surface."""

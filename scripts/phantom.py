@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from scripts.phantom.probes import PROBES
-from scripts.phantom.write import generate
+from clients.phantom.probes import PROBES
+from clients.phantom.write import generate
 
 
 class AnatomyName(StrEnum):

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from scripts.phantom import PROBES, speckle
-from scripts.phantom.anatomy import ANATOMIES
-from scripts.phantom.noise import Texture, Wave, stream
-from scripts.phantom.render import Camera
+from clients.phantom import PROBES, speckle
+from clients.phantom.anatomy import ANATOMIES
+from clients.phantom.noise import Texture, Wave, stream
+from clients.phantom.render import Camera
 
 Picture = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]

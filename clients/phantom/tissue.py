@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from scripts.phantom.noise import Array
+from clients.phantom.noise import Array
 
 
 @dataclass(frozen=True)

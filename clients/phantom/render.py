@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from scripts.phantom import speckle
-from scripts.phantom.geometry import Geometry, geometry
-from scripts.phantom.noise import Array, Wave, stream
-from scripts.phantom.probes import Probe
-from scripts.phantom.tissue import Anatomy, Tissue
+from clients.phantom import speckle
+from clients.phantom.geometry import Geometry, geometry
+from clients.phantom.noise import Array, Wave, stream
+from clients.phantom.probes import Probe
+from clients.phantom.tissue import Anatomy, Tissue
 
 _DB = np.float32(np.log(10.0) / 20.0)
 

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from clients import answers
 from clients.data.cache import DiskFullError
 from clients.memorisation import ReleaseRefused
+from clients.rehearsal import on_phantom
 from clients.request import Request, Result
 from clients.settings import SiteSettings
 from clients.site_list import read_sites
@@ -176,6 +177,8 @@ def read(message: Message, site: SiteSettings) -> tuple[Request, Crossing]:
             raise PayloadError("instruction: this site takes no part in that training")
     weights = unpack_weights(content, found.down, study.wire.dtype)
     site = site.at_work_on(study.name, study.digest)
+    if study.rehearsal:
+        site = on_phantom(site, study)
     request = Request(site, study, plan, stage, key, instruction.round, weights, instruction.step)
     return request, found
 

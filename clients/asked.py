@@ -40,7 +40,7 @@ class Asked(BaseModel):
             labels=study.labels,
             classes=study.classes,
             outlines="ensemble_selected" in study.arms,
-            synthetic=study.phantom is not None,
+            synthetic=study.synthetic,
         )
 
 

@@ -113,7 +113,7 @@ def describe(study: Study, plan: Plan) -> dict[str, Any]:
             for selection in plan.selections.values()
         ],
         "cells": list(plan.cells),
-        "synthetic": study.phantom is not None,
+        "synthetic": study.synthetic,
     }
 
 
@@ -128,7 +128,7 @@ def _results(
         study=study.name,
         digest=study.digest,
         seed=study.seed,
-        synthetic=study.phantom is not None,
+        synthetic=study.synthetic,
         machine=machine(study),
         main=next(iter(context.plan.arms), ""),
         arms=list(context.plan.arms),

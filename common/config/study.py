@@ -42,6 +42,11 @@ from common.config.stages import (
 
 SELECTING = ("sphere", "classify", "finetune_selected", "source_classifier", "diffusion")
 """Stages of the second half: three at the targets, two at the sources."""
+REHEARSAL = "a rehearsal: phantom images drawn at the sites, one step a stage"
+"""What `untrained` says of a study for which a site draws a phantom, and opens none of its images.
+
+It stands in a key that there is: a site's policy lets a rehearsal pass as it does the study.
+"""
 Patterns = dict[str, str | tuple[str, ...]]
 
 
@@ -136,7 +141,7 @@ class Study(Table):
     wire: Wire = option(Wire, "tensors on the way")
     compute: Compute = option(Compute, "the machine")
     untrained: str = option(
-        "", "why the numbers mean nothing; set by --smoke, shown on every report"
+        "", "why the numbers mean nothing; set by --smoke and --rehearse, shown on every report"
     )
 
     @property
@@ -181,6 +186,16 @@ class Study(Table):
     def representation(self) -> bool:
         """Whether the encoders themselves are scored, with no segmentation anywhere."""
         return self.evaluate.kind == "representation"
+
+    @property
+    def rehearsal(self) -> bool:
+        """Whether every site works on a phantom of its own making, and the numbers mean nothing."""
+        return self.untrained == REHEARSAL
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any site's images are a phantom's, as far as the study says."""
+        return self.phantom is not None or self.rehearsal
 
     @property
     def unit_patches(self) -> int:

@@ -19,6 +19,7 @@ from scripts.run_folders import find_runs, read_study, status_of
 from scripts.study import dossier, sites
 from scripts.study.bundle import Bundle, build
 from scripts.study.place import DEFAULT, Folder, Run, run_folder, run_number
+from scripts.study.rehearse import rehearsal_of
 from scripts.study.submit import check, submit, wait
 from server.consortium import register as registers
 from server.consortium.control import Control
@@ -57,14 +58,23 @@ def submit_command(
             metavar="SITE", help="Begin without this site; `study add-site` lets it in. Repeatable."
         ),
     ] = None,
+    rehearse: Annotated[
+        bool,
+        typer.Option(
+            "--rehearse", help="First on phantom images: no site opens its own, one step a stage."
+        ),
+    ] = False,
 ) -> None:
     """Start a study on the consortium's sites, and follow it.
 
     Every site's gate runs the code only if its bundle was approved there. Exit code 0 if the study
-    finished, 1 if it did not.
+    finished, 1 if it did not. With --rehearse each site draws a phantom and works on that; policies
+    count as they are, and a rehearsal that was stopped goes on.
     """
-    left_out = without or []
-    _start(study_file, consortium, out, override, bundle, watch, resume=False, without=left_out)
+    _start(
+        study_file, consortium, out, override, bundle, watch,
+        resume=rehearse, without=without or [], rehearse=rehearse,
+    )  # fmt: skip
 
 
 @app.command("bundle")
@@ -104,6 +114,7 @@ def _start(
     *,
     resume: bool,
     without: Sequence[str] = (),
+    rehearse: bool = False,
 ) -> None:
     look_in(study_file.parent)
     study = load_study(study_file, override or [])
@@ -113,6 +124,10 @@ def _start(
     bundle = Bundle(read_bundle(code)) if code else build()
     rehearsal.allow_here(place, study, bundle)
     folder = out or place.runs / f"{study.name}-{study.digest[:8]}"
+    if rehearse:
+        folder = out or folder.with_name(f"{folder.name}-rehearsal")
+        study = rehearsal_of(study)
+        say("a rehearsal: every site draws a phantom and opens none of its own images")
     number = submit(place, study, folder, bundle, resume=resume, without=without)
     _tell(study, bundle, folder, number)
     if watch:

@@ -67,6 +67,8 @@ def gather(
         InputError: If the run has not finished, or its receipts are not as they were written.
     """
     study = Study.model_validate(read_study(run))
+    if study.rehearsal:
+        raise InputError(f"{run}: is {study.untrained}; it is no study that anybody could file")
     finished = (run / "results.json").exists()
     if not finished and not unfinished:
         raise InputError(
@@ -323,7 +325,7 @@ def _readme(
     for name, words in WORDS.items():
         if any(file.startswith(name) for file in there):
             lines.append(f"| `{name}` | {words} |")
-    if study.phantom is not None or (results is not None and results.synthetic):
+    if study.synthetic:
         lines += ["", "**Synthetic images**: the numbers are no evidence about patients."]
     if study.untrained:
         lines += ["", f"**Untrained**: {study.untrained}"]

@@ -82,7 +82,7 @@ def choose_classifiers(
         members=tuple(entries),
         model=study.model.model_copy(update={"weights": "", "name": None}),
         classes=study.labels,
-        synthetic=study.phantom is not None,
+        synthetic=study.synthetic,
     )
     return Chosen(config, tuple(states))
 

@@ -73,7 +73,7 @@ def choose(run: Path, study: Study, plan: Plan, arm_name: str, site: str) -> Cho
         classes=study.classes,
         infusion=arm.infusion,
         calibration=calibration_of(study, plan, members),
-        synthetic=study.phantom is not None,
+        synthetic=study.synthetic,
     )
     return Chosen(config, tuple(states))
 

@@ -39,7 +39,7 @@ def run(context: ServerContext) -> None:
         "infusion": arm.infusion.model_dump(mode="json"),
         "model": study.model.model_copy(update={"weights": ""}).model_dump(mode="json"),
         "classes": list(study.classes),
-        "synthetic": study.phantom is not None,
+        "synthetic": study.synthetic,
     }
     write_json(folder / "config.json", config)
     context.tracker.emit("assemble", arm=name, members=list(members))

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from clients.phantom.write import generate
 from common.keeper import stop_keeper
 from scripts.consortium.rehearsal import free_ports
-from clients.phantom.write import generate
 from scripts.study.place import run_folder
 from server.consortium.place import Place
 
@@ -131,7 +131,9 @@ def test_followed_word_for_word(follower: Follower) -> None:
         follower.type(command(site, "sonofed site check"), name)
         follower.type(command(site, "sonofed site up"), name)
         follower.type(command(site, "sonofed site status"), name)
-    said = follower.type(command(center, "sonofed study submit"))
+    said = follower.type(command(center, "sonofed study submit --rehearse"))
+    assert "opens none of its own images" in said
+    said = follower.type(command(center, "sonofed study submit configs"))
     assert "report: " in said
     assert "finished" in follower.type(command(center, "sonofed study list"))
     follower.type(command(center, "sonofed consortium receipts"))

@@ -40,7 +40,11 @@ def lazy(text: str, places: Mapping[str, Place], **settings: Any) -> typer.Typer
             self, ctx: click.Context, args: list[str]
         ) -> tuple[str | None, click.Command | None, list[str]]:
             name, command, rest = super().resolve_command(ctx, args)
-            return name, load(name, places[name]) if name in places else command, rest
+            return (
+                name,
+                load(name, places[name]) if name is not None and name in places else command,
+                rest,
+            )
 
     app = typer.Typer(cls=Group, help=text, no_args_is_help=True, **settings)
 

@@ -3,6 +3,7 @@
 In a simulation: a reply of the full-size network through the gate's policy, and the same without.
 Both ways pack, serialise, parse and unpack, as engines with processes do. Ours also decodes,
 hashes, judges, holds the update against what came in, writes the ledger, and builds it anew.
+And the whole demo, of which the gate's part is counted (`scripts/bench/gate_study.py`).
 
 As a process (`scripts/bench/gate_round.py`): a whole round of Flower's real processes through gate
 and nginx, and straight to the SuperLink, both over TLS on loopback; at a quarter of the size too,
@@ -33,6 +34,7 @@ from common.wire.records import pack, unpack_weights
 from common.wire.vocabulary import LOSS, SOME, TensorSpec
 from scripts.bench.full_size import full_size, largest_difference, numbers, reply, sample
 from scripts.bench.gate_round import Shape, measure
+from scripts.bench.gate_study import DEMO, share_of_a_study
 from scripts.bench.measure import Facts, Record, Stopwatch, Work, compare, record
 from server.receipts import take_letter
 
@@ -47,8 +49,9 @@ def run(
     seed: int = 0,
     fresh: bool = True,
     shares: tuple[float, ...] = (0.25, 1.0),
+    study_file: Path | None = DEMO,
 ) -> Iterator[Record]:
-    """Yields one record for the policy alone, and one for each size of a real round.
+    """Yields one record for the policy alone, one for a study, one for each size of a real round.
 
     Args:
         preset: Size of the network.
@@ -56,6 +59,7 @@ def run(
         seed: Of the weights.
         fresh: Each way in a process of its own.
         shares: Parts of the network's tensors that a real round carries.
+        study_file: Study of which the gate's part is measured; None: of none.
     """
     specs = full_size(preset)
     ours, reference = compare(
@@ -69,6 +73,8 @@ def run(
         max_difference=largest_difference(ours.facts["state"], reference.facts["state"]),
     )  # fmt: skip
 
+    if study_file is not None:
+        yield share_of_a_study(study_file, seed=seed)
     for share in shares:
         yield round_of(_part(specs, share), repeats=repeats, seed=seed)
 

@@ -27,8 +27,8 @@ from common.environment import SWITCHES
 from common.keeper import spawn, stop_keeper, stop_process
 from scripts.bench import round_app
 from scripts.consortium import keep
-from scripts.consortium.rehearsal import free_ports
 from scripts.keepers import start_keeper
+from scripts.ports import free_ports
 from server.consortium import membership, superlink
 from server.consortium import register as registers
 from server.consortium.control import Control, RunState

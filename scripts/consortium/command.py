@@ -16,10 +16,10 @@ from common.errors import InputError
 from common.keeper import is_up, read_status, stop_keeper
 from scripts.consortium import keep, receipts
 from scripts.consortium.front_reload import reload_front
-from scripts.consortium.rehearsal import free_ports
 from scripts.consortium.units import compose, unit
 from scripts.keepers import start_keeper
 from scripts.live import say, show
+from scripts.ports import free_ports
 from server.consortium import front, membership, superlink
 from server.consortium import register as registers
 from server.consortium.authority import SITE_DAYS

@@ -27,7 +27,6 @@ import common.environment  # noqa: F401, I001 - before Flower
 
 import json
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -45,6 +44,7 @@ from scripts.consortium import keep
 from scripts.consortium.rehearsal_site import RehearsalSite
 from scripts.keepers import start_keeper
 from scripts.live import Steps
+from scripts.ports import free_ports
 from scripts.study.bundle import Bundle, build
 from scripts.study.submit import check, submit, wait
 from server.consortium import membership, superlink
@@ -348,15 +348,3 @@ def differences(run: Path, other: Path) -> list[str]:
     if not ours:
         found.append("no weights in the run")
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody has just now, all different."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

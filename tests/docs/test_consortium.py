@@ -17,7 +17,7 @@ import pytest
 
 from clients.phantom.write import generate
 from common.keeper import stop_keeper
-from scripts.consortium.rehearsal import free_ports
+from scripts.ports import free_ports
 from scripts.study.place import run_folder
 from server.consortium.place import Place
 

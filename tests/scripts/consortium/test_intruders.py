@@ -28,8 +28,8 @@ from clients import join
 from common.keeper import stop_keeper
 from scripts.consortium import keep
 from scripts.consortium.front_reload import reload_front
-from scripts.consortium.rehearsal import free_ports
 from scripts.keepers import start_keeper
+from scripts.ports import free_ports
 from server.consortium import membership
 from server.consortium import register as registers
 from server.consortium.authority import Authority, key_pem, new_key, pem

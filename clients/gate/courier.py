@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE as CHUNK
 from flwr.common.serde_utils import metadata_from_proto
 from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest
 from flwr.proto.run_pb2 import Run
@@ -31,8 +32,11 @@ log = logging.getLogger("sonofed.gate")
 HEARTBEAT_S = 20.0
 POLL_S = 1.0
 LONGEST_PAUSE_S = 30.0
-AT_ONCE = 2
-"""Objects in flight."""
+AT_ONCE, AT_MOST = 2, 4
+"""Objects in flight, and on a line that has shown that it is quick: with more, each takes longer
+than the other side waits on a thin one."""
+QUICK_BPS = 20e6
+"""Bits a second of such a line."""
 WAITS_FOR_SUPERNODE_S = 900.0
 """How long an unanswered instruction keeps the node known while its SuperNode is away."""
 
@@ -56,6 +60,7 @@ class Courier:
         self.beaten = threading.Event()
         self._knowing = threading.Lock()
         self._confirming = threading.Lock()
+        self._at_once = AT_ONCE
         self._threads = [
             threading.Thread(target=self._run, args=(name, step), name=name, daemon=True)
             for name, step in self._steps().items()
@@ -266,7 +271,7 @@ class Courier:
         spool.keep_run(run)
         return run
 
-    def _fetch_object(self, coming: Coming, node_id: int, run_id: int, name: str) -> None:
+    def _fetch_object(self, coming: Coming, node_id: int, run_id: int, name: str) -> int:
         pause = 0.2
         while not self.gate.stopping.is_set():
             content = self.gate.upstream.pull_object(node_id, run_id, name)
@@ -276,21 +281,30 @@ class Courier:
                 except RefusedError as error:
                     raise UpstreamError(error.words) from None
                 self.gate.read_early(coming, more)
-                return
+                return len(content)
             self.gate.stopping.wait(pause)
             pause = min(LONGEST_PAUSE_S, 2 * pause)
         raise UpstreamError("stopped")
 
-    def _each(self, names: list[str], do: Callable[[str], None]) -> None:
-        """Do something with each of many objects, few at once; the first error ends it."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+    def _each(self, names: list[str], do: Callable[[str], int]) -> None:
+        """Do something with each of many objects, few at once; the first error ends it.
+
+        Args:
+            names: Theirs.
+            do: What; it gives the bytes that went over the line.
+        """
+        began, at_once, self._at_once = time.monotonic(), self._at_once, AT_ONCE
+        with ThreadPoolExecutor(at_once) as pool:
             waiting = [pool.submit(do, name) for name in names]
             try:
-                for future in waiting:
-                    future.result()
+                size = sum(future.result() for future in waiting)
             finally:
                 for future in waiting:
                     future.cancel()
+        if size < CHUNK:
+            self._at_once = at_once  # too little to tell
+        elif 8 * size > QUICK_BPS * (time.monotonic() - began):
+            self._at_once = AT_MOST
 
     # Replies.
 
@@ -330,7 +344,7 @@ class Courier:
             self._not_taken(exchange, "expired, answered already, or unknown to the server")
             return
 
-        def push(name: str) -> None:
+        def push(name: str) -> int:
             content = exchange.reply.get(name)
             if object_id(content) != name:
                 raise InputError(f"{exchange.reply.folder / name}: was changed on the disk")
@@ -338,6 +352,7 @@ class Courier:
                 node_id, run_id, answer.session_id, name, content
             ):
                 raise UpstreamError("push-object: the server did not store it")
+            return len(content)
 
         names = [name for name in tree_ids(tree) if name in wanted]
         self._each([name for name in names if name != tree.object_id], push)

@@ -55,7 +55,7 @@ class Follower:
         self.typed: set[str] = set()
         (folder / "images").mkdir()
         generate(
-            folder / "images", anatomy="wrist", probes=list(PROBES.values()), patients=8, frames=2,
+            folder / "images", anatomy="wrist", probes=list(PROBES.values()), patients=24, frames=2,
             side=64,
         )  # fmt: skip
 

@@ -289,12 +289,22 @@ def stop_keeper(status: Path, timeout_s: float = 60.0) -> bool:
         return False
     kill(int(told["pid"]), signal.SIGTERM)
     end = time.monotonic() + timeout_s
-    while is_up(status):
+    # It lets go of its lock a moment before it is gone.
+    while is_up(status) or not is_over(int(told["pid"])):
         if time.monotonic() > end:
             kill(int(told["pid"]), signal.SIGKILL)
             break
         time.sleep(TICK_S)
     return True
+
+
+def is_over(pid: int) -> bool:
+    """Whether a process has ended, even if nobody has buried it yet."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in "ZX"
 
 
 def stop_process(process: "subprocess.Popen[bytes]", grace_s: float) -> None:

@@ -16,7 +16,7 @@ from clients.settings import SiteSettings
 from clients.supernode import SuperNode, can_be_shut_in, free_port, owner_of
 from common.config.data import DataSpec
 from common.errors import InputError
-from common.keeper import descendants
+from common.keeper import descendants, is_over
 
 pytestmark = pytest.mark.skipif(not can_be_shut_in(), reason="no user namespaces here")
 AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
@@ -137,14 +137,6 @@ def test_nothing_secret_is_in_its_environment(
     assert "HF_HUB_OFFLINE=1" in told
 
 
-def lives(pid: int) -> bool:
-    """Whether a process is there, and not only its name in the table until somebody buries it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @pytest.mark.parametrize("user", ["", pytest.param("nobody", marks=AS_ROOT)])
 @pytest.mark.parametrize(
     ("open_network", "script", "processes"),
@@ -170,7 +162,7 @@ def test_nothing_of_it_is_left(
         below = descendants(process.pid)
         process.kill()
         process.wait()
-        while any(map(lives, below)):
+        while not all(map(is_over, below)):
             assert time.monotonic() < end + 30, "something goes on"
             time.sleep(0.05)
 
@@ -196,7 +188,7 @@ def test_an_open_network_must_be_asked_for(tmp_path: Path) -> None:
         process.wait(30)
     # They die of their parent's death, a moment after it.
     until = time.monotonic() + 30
-    while (left := [pid for pid in below if lives(pid)]) and time.monotonic() < until:
+    while (left := [pid for pid in below if not is_over(pid)]) and time.monotonic() < until:
         time.sleep(0.05)
     assert not left
 

@@ -134,8 +134,8 @@ def test_a_recorder_between_front_and_superlink_sees_all(tmp_path: Path) -> None
             made.run()
         recorder.shutdown()
     assert all(path.startswith("/v1/fleet/") for path in paths)
-    # Three say who they are, two train, one fine-tunes and judges, three evaluate.
-    assert paths.count("/v1/fleet/push-messages") == 3 + 2 + 2 + 3
+    # Three say who they are, two train, one fine-tunes, three predict and three compare.
+    assert paths.count("/v1/fleet/push-messages") == 3 + 2 + 1 + 3 + 3
     logged = (made.place.logs / "front.log").read_text().splitlines()
     assert len([line for line in logged if " 200 " in line]) <= len(paths)
 

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import nn
 
 from clients.classification import summarise, table_columns, tabulate
 from clients.classifiers import label_codes, load_classifier, plain, probabilities_of, ready
+from clients.linear_probe import probe_loss
 from clients.predictions import keep_prediction, prediction_file
 from clients.request import Request, Result
 from clients.selected import annotated_rows
@@ -24,6 +26,7 @@ from common.classification import confusion, score_histogram
 from common.config.arms import BOUND_ARMS
 from common.config.selection import Classify
 from common.models.branches import fresh, load_shared, shared_state
+from common.models.classifier import Classifier
 from common.plan import Plan
 from common.plan.types import cell_key
 from common.seeds import seed_of
@@ -50,20 +53,22 @@ def run(request: Request) -> Result:
     data = open_site(request.site, study)
     rows, codes_N = annotated_rows(request, data)
     network = fresh(study, training)
+    assert isinstance(network, Classifier)
     load_shared(network, request.weights)
     ready(network, compute)
+    learner: nn.Module = network
+    if settings.trained == "last_layer":
+        learner = network.last
+        loss = probe_loss(request, network, data, rows, codes_N, settings)
+    else:
+        loss = cross_entropy(request, network, data, codes_N, settings)
     progress = run_epochs(
         request,
         data,
-        network,
+        learner,
         rows,
-        accumulated(
-            cross_entropy(request, network, data, codes_N, settings),
-            compute.micro_batch,
-            network,
-            proximal_of(request, network),
-        ),
-        make_optimizer(network.parameters(), settings),
+        accumulated(loss, compute.micro_batch, learner, proximal_of(request, learner)),
+        make_optimizer(learner.parameters(), settings),
     )
     plain(network)
     return Result(progress.metrics(), shared_state(network))

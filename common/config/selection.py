@@ -186,6 +186,11 @@ class Classify(Rounds):
     weight_decay: float = option(0.0, "weight decay", ge=0, le=10)
     schedule: Literal["constant", "cosine"] = option("cosine", "over all rounds", paper="P2 3")
     augmentation: bool = option(True, "horizontal flip and rotation", paper="P2 3")
+    trained: Literal["all", "last_layer"] = option(
+        "all",
+        "all: the whole classifier; last_layer: that alone, on frozen features (linear probing)",
+        paper="P2 3: all",
+    )
     architectures: tuple[Architecture, ...] = option(
         ("resnet50", "densenet169", "shufflenet_v2_x1_0", "mobilenetv3_large_100",
          "efficientnet_b0"),

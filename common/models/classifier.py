@@ -39,7 +39,7 @@ class Classifier(nn.Module):
         self.classes = classes
         self.network = _network(architecture, classes, side)
         self.width = self._width()
-        last = self._last()
+        last = self.last
         if isinstance(last, nn.Linear):
             # timm draws the MobileNets' and EfficientNets' by the number of classes: right for a
             # thousand, so large for two that training from scratch stalls (docs/LOG.md).
@@ -66,17 +66,19 @@ class Classifier(nn.Module):
 
     def head(self, features_BD: Tensor) -> Tensor:
         """(B, D) features to (B, C) logits: the last, linear layer."""
-        logits_BC: Tensor = self._last()(features_BD)
+        logits_BC: Tensor = self.last(features_BD)
         return logits_BC
 
     @property
     def head_names(self) -> set[str]:
         """Names of the last layer's tensors in the state dict."""
-        last = self._last()
+        last = self.last
         prefix = next(name for name, part in self.named_modules() if part is last)
         return {f"{prefix}.{name}" for name in last.state_dict()}
 
-    def _last(self) -> nn.Module:
+    @property
+    def last(self) -> nn.Module:
+        """The last layer, (B, D) to (B, C)."""
         network: Any = self.network
         found = network.fc if self.architecture in SHUFFLENETS else network.get_classifier()
         return cast(nn.Module, found)

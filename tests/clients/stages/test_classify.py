@@ -13,7 +13,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from torch import Tensor
 
 from clients.annotations import close_labels
-from clients.classifiers import load_classifier, probabilities_of
+from clients.classifiers import features_of, load_classifier, probabilities_of
 from clients.data.site import SiteData
 from clients.request import Request, Result
 from clients.site import open_site, training_rows
@@ -205,3 +205,34 @@ def test_no_per_image_number_crosses(tmp_path: Path) -> None:
     assert found.weights is not None
     assert all(tensor.dtype == torch.int64 for tensor in found.weights.values())
     assert not [name for name in found.metrics if any(id_ in name for id_ in IDS)]
+
+
+@pytest.mark.parametrize("augmentation", [False, True])
+def test_a_linear_probe_moves_the_last_layer_alone(tmp_path: Path, augmentation: bool) -> None:
+    request = asked(
+        tmp_path, trained="last_layer", augmentation=augmentation, steps=80, learning_rate=3e-2
+    )
+    found = answer(request)
+    assert equal(found.weights, answer(request).weights)
+    assert found.metrics["loss"] < found.metrics["loss_first"]
+    moved = {n for n, t in found.weights.items() if not torch.equal(t, request.weights[n])}
+    assert moved == load_classifier(request.study, ARCHITECTURE, request.weights).head_names
+
+
+def test_a_linear_probe_is_logistic_regression_on_the_features(tmp_path: Path) -> None:
+    request = asked(
+        tmp_path, trained="last_layer", augmentation=False, steps=1, batch=len(SAID),
+        optimizer="sgd", momentum=0.0, weight_decay=0.0, learning_rate=0.1,
+    )  # fmt: skip
+    found = answer(request)
+    classifier = load_classifier(request.study, ARCHITECTURE, request.weights)
+    data = open_site(request.site, request.study)
+    place = {row.id: n for n, row in enumerate(data.rows)}
+    images_NHW = data.images(np.array([place[name] for name in SAID]))
+    true_N = np.array([request.study.labels.index(said) for said in SAID.values()])
+    features_ND = features_of(classifier, images_NHW, request.study.compute)
+    p_NC = probabilities_of(classifier, images_NHW, request.study.compute)
+    gradient_CD = (p_NC - np.eye(2)[true_N]).T @ features_ND / len(SAID)
+    weight = next(n for n in classifier.head_names if n.endswith("weight"))
+    expected = request.weights[weight].numpy() - 0.1 * gradient_CD
+    np.testing.assert_allclose(found.weights[weight].numpy(), expected, atol=1e-6)

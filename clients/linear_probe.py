@@ -42,7 +42,7 @@ def probe_loss(
     compute = request.study.compute
     classifier.eval()
     classifier.requires_grad_(False)
-    classifier.last.requires_grad_(True)
+    classifier.last_layer.requires_grad_(True)
 
     if settings.augmentation:
         generator = draws(request, "augmentation")

@@ -58,7 +58,7 @@ def run(request: Request) -> Result:
     ready(network, compute)
     learner: nn.Module = network
     if settings.trained == "last_layer":
-        learner = network.last
+        learner = network.last_layer
         loss = probe_loss(request, network, data, rows, codes_N, settings)
     else:
         loss = cross_entropy(request, network, data, codes_N, settings)

@@ -39,7 +39,7 @@ class Classifier(nn.Module):
         self.classes = classes
         self.network = _network(architecture, classes, side)
         self.width = self._width()
-        last = self.last
+        last = self.last_layer
         if isinstance(last, nn.Linear):
             # timm draws the MobileNets' and EfficientNets' by the number of classes: right for a
             # thousand, so large for two that training from scratch stalls (docs/LOG.md).
@@ -66,18 +66,18 @@ class Classifier(nn.Module):
 
     def head(self, features_BD: Tensor) -> Tensor:
         """(B, D) features to (B, C) logits: the last, linear layer."""
-        logits_BC: Tensor = self.last(features_BD)
+        logits_BC: Tensor = self.last_layer(features_BD)
         return logits_BC
 
     @property
     def head_names(self) -> set[str]:
         """Names of the last layer's tensors in the state dict."""
-        last = self.last
+        last = self.last_layer
         prefix = next(name for name, part in self.named_modules() if part is last)
         return {f"{prefix}.{name}" for name in last.state_dict()}
 
     @property
-    def last(self) -> nn.Module:
+    def last_layer(self) -> nn.Module:
         """The last layer, (B, D) to (B, C)."""
         network: Any = self.network
         found = network.fc if self.architecture in SHUFFLENETS else network.get_classifier()

@@ -140,9 +140,9 @@ def _found(
     place: Place, site: Path, bundle: bytes, tensors: Mapping[str, Shape]
 ) -> tuple[Register, str]:
     """A consortium with one member, and where the member's gate will listen."""
-    ports = free_ports(3)
-    address, listen = f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[2]}"
-    register = membership.found(place, "bench", address, address, ports[1])
+    front, gate, superlink_port, health = free_ports(4)
+    address, listen = f"127.0.0.1:{front}", f"127.0.0.1:{gate}"
+    register = membership.found(place, "bench", address, address, superlink_port, health)
     site.mkdir()
     invitation, admission = site / "invitation.json", site / "admission.json"
     invitation.write_text(membership.invite(place, "gated").model_dump_json())

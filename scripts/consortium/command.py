@@ -55,6 +55,9 @@ def init(
     superlink_port: Annotated[
         int, typer.Option(help="Loopback port of Flower's SuperLink; 0: a free one.")
     ] = 0,
+    health_port: Annotated[
+        int, typer.Option(help="Loopback port of its gRPC health service; 0: a free one.")
+    ] = 0,
 ) -> None:
     """Found a consortium: authority, certificates, register, a systemd unit and a compose file.
 
@@ -63,9 +66,10 @@ def init(
     """
     membership.check_address("address", address)
     place = Place(folder)
-    port = superlink_port or free_ports(1)[0]
+    free = free_ports(2)
+    port, health = superlink_port or free[0], health_port or free[1]
     told = listen or f"127.0.0.1:{address.rpartition(':')[2]}"
-    register = membership.found(place, name or folder.name, address, told, port, host or [])
+    register = membership.found(place, name or folder.name, address, told, port, health, host or [])
     superlink.write_connection(place, register)
     write_file(place.root / "sonofed-consortium.service", unit(place).encode())
     write_file(place.root / "compose.yaml", compose(place).encode())

@@ -87,7 +87,7 @@ def wait_healthy(place: Place, register: Register, timeout_s: float = START_S) -
 
 
 def check_ports(register: Register) -> None:
-    """Both ports must be free before anything starts.
+    """Every port must be free before anything starts.
 
     Raises:
         InputError: Naming each that is taken.
@@ -96,6 +96,7 @@ def check_ports(register: Register) -> None:
     for what, address in (
         ("the front", register.listen),
         ("SuperLink", superlink.address(register)),
+        ("its health service", superlink.health_address(register)),
     ):
         host, _, port = address.rpartition(":")
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:

@@ -159,14 +159,14 @@ class Rehearsal:
 
     def _found(self) -> str:
         """Have a consortium, at ports that are free now; where its front is reached."""
-        ports = free_ports(2)
-        address = f"127.0.0.1:{ports[0]}"
+        front, port, health = free_ports(3)
+        address = f"127.0.0.1:{front}"
         if not self.place.register.exists():
-            membership.found(self.place, "rehearsal", address, address, ports[1], ["localhost"])
+            membership.found(self.place, "rehearsal", address, address, port, health, ["localhost"])
         elif not is_up(self.place.status):
             with registers.changing(self.place) as register:
                 register.address = register.listen = address
-                register.superlink = ports[1]
+                register.superlink, register.health = port, health
         return self.register.address
 
     def up(self, *, detached: bool = False) -> None:

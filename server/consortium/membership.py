@@ -26,6 +26,7 @@ def found(
     address: str,
     listen: str,
     superlink: int,
+    health: int,
     hosts: Sequence[str] = (),
 ) -> Register:
     """Make a consortium: authority, certificates of its two servers, an empty register.
@@ -36,6 +37,7 @@ def found(
         address: Host and port that sites reach the front by.
         listen: Host and port where the front listens.
         superlink: Loopback port of the SuperLink.
+        health: Loopback port of its health service.
         hosts: Further names of the front.
 
     Raises:
@@ -52,7 +54,9 @@ def found(
     host = address.rpartition(":")[0].strip("[]")
     authority.server(place.front, "front", list(dict.fromkeys([host, *hosts])))
     authority.server(place.superlink, "superlink", ["localhost", "127.0.0.1"])
-    register = Register(name=name, address=address, listen=listen, superlink=superlink)
+    register = Register(
+        name=name, address=address, listen=listen, superlink=superlink, health=health
+    )
     registers.write(place, register)
     return register
 

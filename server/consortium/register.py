@@ -87,6 +87,7 @@ class Register(_Strict):
         address: Host and port that sites reach the front by.
         listen: Host and port where the front listens.
         superlink: Loopback port of Flower's SuperLink.
+        health: Loopback port of its health service.
         sites: By name.
         invitations: By site.
     """
@@ -95,6 +96,7 @@ class Register(_Strict):
     address: str
     listen: str
     superlink: int = Field(ge=1, le=65535)
+    health: int = Field(ge=1, le=65535)
     sites: dict[str, Site] = {}
     invitations: dict[str, list[Invitation]] = {}
 

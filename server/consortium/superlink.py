@@ -30,6 +30,11 @@ def address(register: Register) -> str:
     return f"127.0.0.1:{register.superlink}"
 
 
+def health_address(register: Register) -> str:
+    """Where the SuperLink's gRPC health service listens, without TLS."""
+    return f"127.0.0.1:{register.health}"
+
+
 def command(place: Place, register: Register) -> list[str]:
     """The command that runs the SuperLink in the foreground."""
     folder = place.superlink.absolute()
@@ -39,6 +44,7 @@ def command(place: Place, register: Register) -> list[str]:
         "--ssl-ca-certfile", str(place.ca.absolute()),
         "--ssl-certfile", str(folder / "superlink.pem"),
         "--ssl-keyfile", str(folder / "superlink.key"),
+        "--health-server-address", health_address(register),
         "--enable-supernode-auth", "--database", str(folder / "state.db"),
         "--isolation", "subprocess", "--disable-runtime-dependency-installation",
     ]  # fmt: skip
@@ -69,7 +75,13 @@ def write_connection(place: Place, register: Register) -> None:
 
 
 def is_healthy(place: Place, register: Register, timeout_s: float = 2.0) -> bool:
-    """Whether the SuperLink answers, with the certificate that the authority gave it."""
+    """Whether the SuperLink serves, by its own word and by its certificate.
+
+    Its gRPC health service says SERVING, and its API, which starts last, answers with the
+    certificate that the authority gave it.
+    """
+    if not serves(register, timeout_s):
+        return False
     context = ssl.create_default_context(cafile=str(place.ca))
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
@@ -79,3 +91,19 @@ def is_healthy(place: Place, register: Register, timeout_s: float = 2.0) -> bool
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False
+
+
+def serves(register: Register, timeout_s: float) -> bool:
+    """Whether the health service says SERVING (gRPC Health Checking Protocol, `Check`)."""
+    import grpc
+    from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+    from grpc_health.v1.health_pb2_grpc import HealthStub
+
+    # Loopback never goes through a proxy that the environment names.
+    options = [("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(health_address(register), options=options) as channel:
+        try:
+            said = HealthStub(channel).Check(HealthCheckRequest(), timeout=timeout_s)
+        except grpc.RpcError:
+            return False
+    return bool(said.status == HealthCheckResponse.SERVING)

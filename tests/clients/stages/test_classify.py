@@ -215,8 +215,11 @@ def test_a_linear_probe_moves_the_last_layer_alone(tmp_path: Path, augmentation:
     found = answer(request)
     assert equal(found.weights, answer(request).weights)
     assert found.metrics["loss"] < found.metrics["loss_first"]
-    moved = {n for n, t in found.weights.items() if not torch.equal(t, request.weights[n])}
-    assert moved == load_classifier(request.study, ARCHITECTURE, request.weights).head_names
+    before = request.weights
+    assert before is not None
+    assert found.weights is not None
+    moved = {n for n, t in found.weights.items() if not torch.equal(t, before[n])}
+    assert moved == load_classifier(request.study, ARCHITECTURE, before).head_names
 
 
 def test_a_linear_probe_is_logistic_regression_on_the_features(tmp_path: Path) -> None:
@@ -224,8 +227,9 @@ def test_a_linear_probe_is_logistic_regression_on_the_features(tmp_path: Path) -
         tmp_path, trained="last_layer", augmentation=False, steps=1, batch=len(SAID),
         optimizer="sgd", momentum=0.0, weight_decay=0.0, learning_rate=0.1,
     )  # fmt: skip
-    found = answer(request)
-    classifier = load_classifier(request.study, ARCHITECTURE, request.weights)
+    found, before = answer(request).weights, request.weights
+    assert found is not None and before is not None
+    classifier = load_classifier(request.study, ARCHITECTURE, before)
     data = open_site(request.site, request.study)
     place = {row.id: n for n, row in enumerate(data.rows)}
     images_NHW = data.images(np.array([place[name] for name in SAID]))
@@ -234,5 +238,5 @@ def test_a_linear_probe_is_logistic_regression_on_the_features(tmp_path: Path) -
     p_NC = probabilities_of(classifier, images_NHW, request.study.compute)
     gradient_CD = (p_NC - np.eye(2)[true_N]).T @ features_ND / len(SAID)
     weight = next(n for n in classifier.head_names if n.endswith("weight"))
-    expected = request.weights[weight].numpy() - 0.1 * gradient_CD
-    np.testing.assert_allclose(found.weights[weight].numpy(), expected, atol=1e-6)
+    expected = before[weight].numpy() - 0.1 * gradient_CD
+    np.testing.assert_allclose(found[weight].numpy(), expected, atol=1e-6)

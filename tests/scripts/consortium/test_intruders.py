@@ -68,9 +68,9 @@ def admit(place: Place, folder: Path, name: str, *, days: float = 365) -> Path:
 def center(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Center]:
     folder = tmp_path_factory.mktemp("intruders")
     place = Place(folder / "center")
-    ports = free_ports(2)
-    address = f"127.0.0.1:{ports[0]}"
-    membership.found(place, "test", address, address, ports[1])
+    front, superlink, health = free_ports(3)
+    address = f"127.0.0.1:{front}"
+    membership.found(place, "test", address, address, superlink, health)
     for name in ("ada", "bo"):
         admit(place, folder, name)
     start_keeper("scripts.consortium.keep", place.root, [], folder / "keeper.log", guarded=True)

@@ -43,7 +43,7 @@ def nodes(**states: str) -> bytes:
 def played(folder: Path, answer: Answer) -> Iterator[Place]:
     """A consortium whose SuperLink answers with status and body, by the end of the path."""
     place = Place(folder)
-    membership.found(place, "played", "127.0.0.1:9", "127.0.0.1:9", 9, ["localhost"])
+    membership.found(place, "played", "127.0.0.1:9", "127.0.0.1:9", 9, 10, ["localhost"])
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:

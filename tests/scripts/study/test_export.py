@@ -27,7 +27,7 @@ def run(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SONOFED_CONSORTIUM", "center")
     place = Place(tmp_path / "center")
-    membership.found(place, "test", "127.0.0.1:9", "127.0.0.1:9", 9)
+    membership.found(place, "test", "127.0.0.1:9", "127.0.0.1:9", 9, 10)
     for name in ("ada", "bo", "eve"):
         membership.admit(place, request(place, name))
     folder = Path(shutil.copytree(finished.folder, place.runs / "mini"))

@@ -27,7 +27,12 @@ def site(serial: str, *, ended: bool = False, revoked: bool = False) -> Site:
 
 def register(**sites: Site) -> Register:
     return Register(
-        name="test", address="127.0.0.1:9443", listen="127.0.0.1:9443", superlink=9000, sites=sites
+        name="test",
+        address="127.0.0.1:9443",
+        listen="127.0.0.1:9443",
+        superlink=9000,
+        health=9001,
+        sites=sites,
     )
 
 
@@ -49,14 +54,14 @@ def test_a_recorder_may_stand_between(tmp_path: Path) -> None:
 
 def test_nginx_takes_it(tmp_path: Path) -> None:
     place = Place(tmp_path / "center")
-    membership.found(place, "test", "127.0.0.1:9443", "127.0.0.1:9443", 9000)
+    membership.found(place, "test", "127.0.0.1:9443", "127.0.0.1:9443", 9000, 9001)
     known = register(**{f"site{number}": site(f"{number:040X}") for number in range(40)})
     assert front.write(place, known, now()).exists()
 
 
 def test_what_nginx_refuses_is_told(tmp_path: Path) -> None:
     place = Place(tmp_path / "center")
-    membership.found(place, "test", "127.0.0.1:9443", "127.0.0.1:9443", 9000)
+    membership.found(place, "test", "127.0.0.1:9443", "127.0.0.1:9443", 9000, 9001)
     bad = registers.read(place).model_copy(update={"listen": "nowhere at all:1"})
     with pytest.raises(InputError, match="nginx refuses it"):
         front.write(place, bad, now())

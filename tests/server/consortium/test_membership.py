@@ -21,7 +21,9 @@ from server.consortium.place import Place
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     found = Place(tmp_path / "center")
-    membership.found(found, "test", "center.example:9443", "127.0.0.1:9443", 9000, ["10.0.0.1"])
+    membership.found(
+        found, "test", "center.example:9443", "127.0.0.1:9443", 9000, 9001, ["10.0.0.1"]
+    )
     return found
 
 
@@ -184,7 +186,7 @@ def test_names_that_are_none(place: Place, name: str) -> None:
 
 def test_a_consortium_is_not_founded_over_another(place: Place) -> None:
     with pytest.raises(InputError, match="holds a consortium already"):
-        membership.found(place, "other", "x:1", "x:1", 2)
+        membership.found(place, "other", "x:1", "x:1", 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,7 @@ def test_a_consortium_is_not_founded_over_another(place: Place) -> None:
 )
 def test_addresses_that_are_none(tmp_path: Path, address: str) -> None:
     with pytest.raises(InputError, match="is no host:port"):
-        membership.found(Place(tmp_path / "c"), "test", address, "127.0.0.1:1", 2)
+        membership.found(Place(tmp_path / "c"), "test", address, "127.0.0.1:1", 2, 3)
 
 
 def test_where_there_is_no_consortium(tmp_path: Path) -> None:

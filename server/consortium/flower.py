@@ -1,10 +1,14 @@
-"""Flower's SuperLink, changed in one thing: an instruction is given again until its site has it.
+"""Flower's SuperLink, changed in two things.
 
-Flower gives an instruction once. If the answer to that call is lost, because the line is cut or the
-site's gate is killed just then, the site never sees it and the study waits for nothing. A site
-confirms what it has, and asks for more only when it has nothing on its way in; so whoever asks
-without having confirmed has lost it. `python -m server.consortium.flower` takes the arguments of
-`flower-superlink`.
+An instruction is given again until its site has it. Flower gives an instruction once. If the answer
+to that call is lost, because the line is cut or the site's gate is killed just then, the site never
+sees it and the study waits for nothing. A site confirms what it has, and asks for more only when it
+has nothing on its way in; so whoever asks without having confirmed has lost it.
+
+A locked database is waited for. Flower gives up after five seconds, which one transaction can take
+on a busy disk, and the whole run ends with the error.
+
+`python -m server.consortium.flower` takes the arguments of `flower-superlink`.
 """
 
 import common.environment  # noqa: F401, I001 - before Flower
@@ -16,6 +20,7 @@ from datetime import datetime, timedelta
 from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID, Status
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore import constant, sql_mixin
 from flwr.supercore.date import now
 from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
@@ -25,6 +30,9 @@ from sqlalchemy import select, update
 
 AGAIN_S = 10.0
 """What was given so short a time ago may still be on its way."""
+
+PRAGMAS = {"busy_timeout": "120000"}
+"""Of SQLite, instead of Flower's: how many milliseconds a locked database is waited for."""
 
 Getter = Callable[..., list[Message]]
 
@@ -86,6 +94,8 @@ def _runs(state: SqlLinkState, run_id: int) -> bool:
 def main() -> None:
     """Run the SuperLink."""
     SqlLinkState.get_message_ins = given_again(SqlLinkState.get_message_ins)  # type: ignore[method-assign]
+    pragmas = {**dict(constant.SQLITE_PRAGMAS), **PRAGMAS}
+    vars(sql_mixin)["SQLITE_PRAGMAS"] = tuple(pragmas.items())
     flower_superlink()
 
 

@@ -228,7 +228,8 @@ def test_a_linear_probe_is_logistic_regression_on_the_features(tmp_path: Path) -
         optimizer="sgd", momentum=0.0, weight_decay=0.0, learning_rate=0.1,
     )  # fmt: skip
     found, before = answer(request).weights, request.weights
-    assert found is not None and before is not None
+    assert found is not None
+    assert before is not None
     classifier = load_classifier(request.study, ARCHITECTURE, before)
     data = open_site(request.site, request.study)
     place = {row.id: n for n, row in enumerate(data.rows)}

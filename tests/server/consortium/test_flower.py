@@ -12,12 +12,14 @@ from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.proto.node_pb2 import Node
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
-from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore import sql_mixin
+from flwr.supercore.constant import NOOP_FEDERATION_ID, SQLITE_PRAGMAS, TaskType
 from flwr.supercore.date import now
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
 from flwr.superlink.servicer.fleet import fleet_handlers
+from sqlalchemy import text
 
 from server.consortium import flower
 
@@ -95,10 +97,21 @@ def patched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What `main` does to Flower, undone afterwards."""
     monkeypatch.setattr(flower, "AGAIN_S", 0.0)
     before = SqlLinkState.get_message_ins
+    monkeypatch.setitem(vars(sql_mixin), "SQLITE_PRAGMAS", SQLITE_PRAGMAS)
     monkeypatch.setattr(flower, "flower_superlink", lambda: None)
     flower.main()
     yield
     SqlLinkState.get_message_ins = before  # type: ignore[method-assign]
+
+
+@pytest.mark.usefixtures("patched")
+def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
+    with SuperLink(tmp_path).state.session() as session:
+        found = {
+            name: session.execute(text(f"PRAGMA {name}")).scalar()
+            for name in ("busy_timeout", "journal_mode", "foreign_keys")
+        }
+    assert found == {"busy_timeout": 120_000, "journal_mode": "wal", "foreign_keys": 1}
 
 
 def test_flower_itself_gives_it_once(tmp_path: Path) -> None:

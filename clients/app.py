@@ -47,7 +47,8 @@ from common.errors import InputError
 from common.plan import Plan, make_plan
 from common.seeds import deterministic, seed_of
 from common.wire.crossing import Crossing, crossing
-from common.wire.payload import PayloadError, check_metrics
+from common.wire.errors import PayloadError
+from common.wire.payload import check_metrics
 from common.wire.records import (
     ERROR_DISK,
     ERROR_FAILED,

@@ -22,7 +22,8 @@ from clients.gate.rules import (
 from common.config.study import Study
 from common.plan import Plan, make_plan
 from common.wire.crossing import STEPS, Crossing, crossing
-from common.wire.payload import PayloadError, array_dtype
+from common.wire.errors import PayloadError
+from common.wire.payload import array_dtype
 
 
 def messages() -> list[str]:

@@ -20,6 +20,7 @@ from clients.settings import SiteSettings
 from common.environment import SWITCHES
 from common.errors import InputError
 from common.keeper import spawn
+from common.plugins import FOLDER_VARIABLE
 
 INSIDE_PORT = 9094
 """Of the SuperNode's Runtime API, on the empty network's own loopback."""
@@ -147,7 +148,10 @@ class SuperNode:
         ]
 
     def _environment(self) -> dict[str, str]:
-        kept = ("LANG", "LC_ALL", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
+        kept = (
+            "LANG", "LC_ALL", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH",
+            FOLDER_VARIABLE,
+        )  # fmt: skip
         return {
             **{name: os.environ[name] for name in kept if name in os.environ},
             **SWITCHES,

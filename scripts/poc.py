@@ -12,6 +12,7 @@ from common import ledger_check
 from common.config.load import load_study, parse_study
 from common.config.study import Study
 from common.errors import InputError
+from common.plugins import look_in
 from common.signing import public_path, read_public_key
 from scripts.consortium import rehearsal
 from scripts.consortium.receipts import receipts_of
@@ -140,6 +141,7 @@ def run(
 
 
 def _study(study_file: Path | None, sites: int, override: list[str] | None) -> Study:
+    look_in((study_file or DEMO).parent)
     study = load_study(study_file or DEMO, override or [])
     if study_file is not None or sites == len(study.sites):
         return study

@@ -17,7 +17,8 @@ from flwr.serverapp import Grid, ServerApp
 from common.config.study import Study
 from common.plan import make_plan
 from common.wire.gate import GATE_ERRORS
-from common.wire.payload import PayloadError, check_metrics, payload_bytes
+from common.wire.errors import PayloadError
+from common.wire.payload import check_metrics, payload_bytes
 from common.wire.records import (
     ERRORS,
     METRICS,

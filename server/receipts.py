@@ -14,8 +14,8 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from common.ledger import Ledger
 from common.signing import make_key, read_key
 from common.wire.digest import measure, message_bytes, message_digest
+from common.wire.errors import PayloadError
 from common.wire.gate import LEDGER, METRICS, RECEIPT, WEIGHTS
-from common.wire.payload import PayloadError
 
 RECEIPTS_FILE, KEY_FILE = "receipts.jsonl", "receipts.key"
 _HASH = re.compile(r"[0-9a-f]{64}")

@@ -14,7 +14,7 @@ from common.config.selection import budget_name
 from common.config.study import Study
 from common.models.branches import classifier_width, feature_width
 from common.plan import Plan, Selection
-from common.wire.payload import PayloadError
+from common.wire.errors import PayloadError
 from common.wire.vocabulary import (
     COUNT,
     ENROL,

@@ -13,14 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.wire.errors import PayloadError
 from common.wire.vocabulary import MetricSpec, TensorSpec
 
 ARRAY_DTYPES = {"float32": "float32", "float16": "float16", "bfloat16": "uint16"}
 """numpy's dtype for each wire dtype: bfloat16 travels as its 16 bits."""
-
-
-class PayloadError(Exception):
-    """A message is not what the vocabulary says. Its text names tensors and metrics only."""
 
 
 def encode(tensor: Tensor, spec: TensorSpec, wire_dtype: str) -> NDArray[Any]:

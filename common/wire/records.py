@@ -10,8 +10,8 @@ from flwr.common.constant import SType
 from torch import Tensor
 
 from common.config.study import Study
+from common.wire.errors import PayloadError
 from common.wire.payload import (
-    PayloadError,
     array_dtype,
     check_names,
     decode,

@@ -14,7 +14,7 @@ from clients import app as client_app
 from clients.request import Request, Result
 from clients.site_list import write_sites
 from common.errors import InputError
-from common.wire.payload import PayloadError
+from common.wire.errors import PayloadError
 from common.wire.records import (
     ERROR_FAILED,
     ERROR_INPUT,

@@ -269,7 +269,7 @@ def test_bytes_of_a_day_are_counted_from_the_ledger(site: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_letter_gets_no_receipt(tmp_path: Path, letter: dict[str, Any]) -> None:
-    from common.wire.payload import PayloadError
+    from common.wire.errors import PayloadError
 
     with Receipts(tmp_path) as receipts, pytest.raises(PayloadError):
         receipts.give(2, "west", RecordDict(), ConfigRecord(letter))

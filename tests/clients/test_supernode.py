@@ -137,6 +137,13 @@ def test_nothing_secret_is_in_its_environment(
     assert "HF_HUB_OFFLINE=1" in told
 
 
+def test_the_folder_of_own_parts_is_in_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SONOFED_PARTS", "/opt/parts")
+    assert "SONOFED_PARTS=/opt/parts" in said(node(tmp_path), "env")
+
+
 @pytest.mark.parametrize("user", ["", pytest.param("nobody", marks=AS_ROOT)])
 @pytest.mark.parametrize(
     ("open_network", "script", "processes"),

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.wire.errors import PayloadError
 from common.wire.payload import (
-    PayloadError,
     cast_to_wire,
     check_metrics,
     check_names,

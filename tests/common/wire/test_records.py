@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from common.config.study import Study
-from common.wire.payload import PayloadError
+from common.wire.errors import PayloadError
 from common.wire.records import (
     ERRORS,
     INSTRUCTION,

@@ -1,12 +1,15 @@
 """A consortium on one machine, as `sonofed poc` has it: up, a study, what is refused, down."""
 
 import http.server
+import json
 import os
+import shutil
 import ssl
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,81 @@ def test_all_of_it_by_the_commands(tmp_path: Path, sonofed: Command) -> None:
     assert processes(folder) == []
     assert sonofed("poc", "status", "--folder", folder).code == 0
     assert "nothing was running" in sonofed("poc", "down", "--folder", folder).out
+
+
+def parts(run: Path, key: str) -> dict[int, set[str]]:
+    """Who took part in each round of a training so far."""
+    found: dict[int, set[str]] = {}
+    log = run / "metrics.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    for event in map(json.loads, lines):
+        if event["event"] == "reply" and event.get("training") == key:
+            found.setdefault(event["round"], set()).add(event["site"])
+    return found
+
+
+def test_sites_come_and_go_while_a_study_runs(tmp_path: Path, sonofed: Command) -> None:
+    """Begun without one hospital; then it is let in, and another one is dropped."""
+    folder, rounds = tmp_path / "poc", 12
+    center = folder / "center"
+    run = center / "runs" / "comes-and-goes"
+
+    def wait(done: Callable[[dict[int, set[str]]], bool]) -> None:
+        end = time.monotonic() + 1200
+        while not done(parts(run, "mim/mim")):
+            assert time.monotonic() < end, parts(run, "mim/mim")
+            time.sleep(0.2)
+
+    def study(*words: object) -> str:
+        said = sonofed("study", *words, "--consortium", center)
+        assert said.code == 0, said.out + said.err
+        return said.out
+
+    assert sonofed("poc", "up", STUDY, "--folder", folder).code == 0
+    try:
+        study(
+            "submit", STUDY, "--out", run, "--without", "lakeview", "--no-watch",
+            "--set", "arms=['mim']", "--set", f"mim.rounds={rounds}",
+        )  # fmt: skip
+        wait(lambda had: 1 in had)
+        study("add-site", "lakeview")
+        wait(lambda had: any("lakeview" in sites for sites in had.values()))
+        study("drop-site", "hillcrest", "--reason", "its machine is being replaced")
+        wait(lambda had: len(had.get(rounds, ())) > 0)
+        study("watch")
+    finally:
+        assert sonofed("poc", "down", "--folder", folder).code == 0
+    had = parts(run, "mim/mim")
+    assert sorted(had) == list(range(1, rounds + 1))
+    assert had[1] == {"hillcrest"}
+    assert {"hillcrest", "lakeview"} in had.values()
+    assert had[rounds] == {"lakeview"}
+    results = json.loads((run / "results.json").read_text())
+    left = next(note for note in results["notes"] if note.startswith("hillcrest: dropped"))
+    assert "(its machine is being replaced)" in left
+    assert left.endswith("; it was not evaluated.")
+    came = next(note for note in results["notes"] if note.startswith("lakeview: dropped"))
+    assert "; added on " in came
+
+
+def test_a_part_of_ones_own_trains_at_every_site(
+    tmp_path: Path, sonofed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss beside the study file: the consortium ends in the bits of the simulation."""
+    monkeypatch.setenv("SONOFED_PARTS", "")
+    parts = tmp_path / "mystudy" / "ourparts"
+    parts.mkdir(parents=True)
+    (parts / "__init__.py").touch()
+    (parts / "loss.py").write_text(
+        "def brier(logits, targets):\n    return ((logits.sigmoid() - targets) ** 2).mean()\n"
+    )
+    own = Path(shutil.copy(STUDY, parts.parent / "own.toml"))
+    said = sonofed(
+        "poc", "run", own, "--folder", tmp_path / "poc", "--set", "arms=['lower']",
+        "--set", "finetune.loss='ourparts.loss:brier'",
+    )  # fmt: skip
+    assert said.code == 0, said.out + said.err
+    assert "to the last bit" in said.out
 
 
 def test_code_that_nobody_approved_runs_nowhere(tmp_path: Path) -> None:

@@ -114,6 +114,12 @@ class RehearsalSite:
         text = text.replace("minimum = 5", f"minimum = {self.minimum}", 1)
         for stage in OPEN_STAGES:
             text = text.replace(f"\n# {stage} = ", f"\n{stage} = ", 1)
+        # Parts of somebody's own, where the template names what a study may choose from.
+        own = "".join(f", {json.dumps(part)}" for part in self.settings.own_parts)
+        for known in ('"dice_bce"', '"entropy", "margin", "mean"'):
+            text = text.replace(f"values = [{known}]", f"values = [{known}{own}]", 1)
+        for key in ('"model.name"', '"sites.*.reader"'):
+            text = text.replace(f"{key} = {{ values = []", f"{key} = {{ values = [{own[2:]}]", 1)
         path = self.folder / join.POLICY_FILE
         path.write_text(text, encoding="utf-8")
         refused = list(problems(load_policy(path), study, path))

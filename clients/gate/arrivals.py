@@ -2,7 +2,8 @@
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from itertools import takewhile
 
 from flwr.proto.fleet_pb2 import PushMessagesRequest
@@ -11,7 +12,7 @@ from flwr.proto.message_pb2 import ObjectTree
 from clients.gate.disk import Shelf, is_id
 from clients.gate.facts import RefusedError, TensorFacts
 from clients.gate.objects import HeldArray, open_array, read_held, tree_ids
-from clients.gate.spool import Exchange
+from clients.gate.spool import Exchange, Spool
 from clients.gate.tensors import refused
 
 
@@ -121,6 +122,67 @@ class Arrival(Coming):
                 asked = self.exchange.asked
                 return read_held(name, held, self.shelf, self.came[name], asked)
         return super()._facts(held)
+
+
+class Arrivals:
+    """The replies on their way in.
+
+    Args:
+        spool: What was announced before a restart lies there.
+        measured: Gives the weights that an exchange's reply is measured against.
+        lock: The gate's, which may be held already.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        measured: Callable[[Exchange], Mapping[str, HeldArray]],
+        lock: AbstractContextManager[object],
+    ) -> None:
+        self._spool = spool
+        self._measured = measured
+        self._lock = lock
+        self._known: dict[str, Arrival] = {}
+
+    def announce(self, exchange: Exchange, request: PushMessagesRequest) -> Arrival:
+        """The SuperNode has a reply; a later one takes the place of one that was cut short."""
+        root = request.message_object_trees[0].object_id
+        with self._lock:
+            found = self._known.get(root)
+            if found is None:
+                before = exchange.pushed("reply")
+                if before is None or before.message_object_trees[0].object_id != root:
+                    exchange.forget_reply()
+                    exchange.write("reply", request)
+                found = self._remember(exchange, request)
+            return found
+
+    def find(self, session: str) -> Arrival | None:
+        """A reply that was announced, even before a restart."""
+        with self._lock:
+            if session in self._known:
+                return self._known[session]
+            for exchange in self._spool.exchanges.values():
+                request = exchange.pushed("reply")
+                if request and request.message_object_trees[0].object_id == session:
+                    return self._remember(exchange, request)
+        return None
+
+    def of(self, exchange: Exchange) -> list[Arrival]:
+        """Those of one exchange."""
+        with self._lock:
+            return [arrival for arrival in self._known.values() if arrival.exchange is exchange]
+
+    def forget(self, exchange: Exchange) -> None:
+        """The exchange is over, or begins anew."""
+        with self._lock:
+            for arrival in self.of(exchange):
+                del self._known[arrival.session]
+
+    def _remember(self, exchange: Exchange, request: PushMessagesRequest) -> Arrival:
+        arrival = Arrival(exchange, request, self._measured(exchange))
+        self._known[arrival.session] = arrival
+        return arrival
 
 
 def _tensor_nodes(tree: ObjectTree) -> list[ObjectTree]:

@@ -231,7 +231,7 @@ class Door:
             check_tree(tree)
             # Kept without what else the message says: its content is in the objects.
             kept = PushMessagesRequest(message_object_trees=[tree])
-            arrival = self.gate.announce(exchange, kept)
+            arrival = self.gate.arrivals.announce(exchange, kept)
         except RefusedError as error:
             raise self._refuse(exchange, error) from None
         if not arrival.missing:
@@ -247,7 +247,7 @@ class Door:
 
     def _push_object(self, request: PushObjectRequest, clean: bool) -> PushObjectResponse:
         self._check_node(request.node.node_id)
-        arrival = self.gate.arrival(request.session_id)
+        arrival = self.gate.arrivals.find(request.session_id)
         if arrival is None:
             raise TurnedDownError(422, "no such reply")
         exchange = arrival.exchange

@@ -19,12 +19,12 @@ from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest
 from flwr.proto.run_pb2 import Run
 
 from clients.gate.approvals import approved
-from clients.gate.arrivals import Arrival, Coming
+from clients.gate.arrivals import Arrival, Arrivals, Coming
 from clients.gate.book import Book
 from clients.gate.buckets import bucketed
 from clients.gate.facts import RefusedError, TensorFacts
 from clients.gate.judging import TurnedAwayError, let_in, let_out, turn_away
-from clients.gate.objects import Packed, pack
+from clients.gate.objects import HeldArray, Packed, pack
 from clients.gate.payload import write_error
 from clients.gate.policy import Policy
 from clients.gate.reading import (
@@ -96,7 +96,7 @@ class Gate:
         self._writing = threading.Lock()
         self._reading = threading.Lock()
         self._asked: dict[str, Asked] = {}
-        self._arrivals: dict[str, Arrival] = {}
+        self.arrivals = Arrivals(spool, self._measured, self.changed)
         self._old = frozenset(spool.exchanges)
         if book.policy_in_force() != policy.file.digest:
             book.policy(policy)
@@ -125,7 +125,7 @@ class Gate:
         with self.changed:
             self.spool.end(exchange)
             self._asked.pop(exchange.id, None)
-            self._forget_arrivals(exchange)
+            self.arrivals.forget(exchange)
             self.changed.notify_all()
 
     def heard(self) -> None:
@@ -211,38 +211,12 @@ class Gate:
         """Whether a reply is measured against the weights that came."""
         return self.policy.wants_update(asked.facts.stage)
 
-    # Replies.
-
-    def announce(self, exchange: Exchange, request: PushMessagesRequest) -> Arrival:
-        """The SuperNode has a reply; a later one takes the place of one that was cut short."""
-        with self.changed:
-            root = request.message_object_trees[0].object_id
-            found = self._arrivals.get(root)
-            if found is None:
-                before = exchange.pushed("reply")
-                if before is None or before.message_object_trees[0].object_id != root:
-                    exchange.forget_reply()
-                    exchange.write("reply", request)
-                found = self._remember(exchange, request)
-            return found
-
-    def arrival(self, session: str) -> Arrival | None:
-        """A reply that was announced, even before a restart."""
-        with self.changed:
-            if session in self._arrivals:
-                return self._arrivals[session]
-            for exchange in self.spool.exchanges.values():
-                request = exchange.pushed("reply")
-                if request and request.message_object_trees[0].object_id == session:
-                    return self._remember(exchange, request)
-        return None
-
-    def _remember(self, exchange: Exchange, request: PushMessagesRequest) -> Arrival:
+    def _measured(self, exchange: Exchange) -> Mapping[str, HeldArray]:
+        """The weights that the exchange's reply is measured against."""
         asked = self.asked(exchange)
-        came = asked.arrays if self.wants_update(asked) else {}
-        arrival = Arrival(exchange, request, came)
-        self._arrivals[arrival.session] = arrival
-        return arrival
+        return asked.arrays if self.wants_update(asked) else {}
+
+    # Replies.
 
     def take(self, arrival: Arrival, name: str, content: bytes) -> None:
         """An object of a reply.
@@ -286,15 +260,17 @@ class Gate:
     def _is_open(self, arrival: Arrival) -> bool:
         """Whether it waits for its verdict; one that was forgiven is none any more."""
         with self.changed:
-            known = self._arrivals.get(arrival.session) is arrival
-            return known and arrival.exchange.standing.step == "open"
+            return (
+                arrival in self.arrivals.of(arrival.exchange)
+                and arrival.exchange.standing.step == "open"
+            )
 
     def settle_old(self) -> None:
         """Replies that were all here when the gate was stopped."""
         for exchange in self.standing("judging", "open"):
             request = exchange.pushed("reply")
             if request is not None:
-                arrival = self.arrival(request.message_object_trees[0].object_id)
+                arrival = self.arrivals.find(request.message_object_trees[0].object_id)
                 if arrival is not None and not arrival.missing:
                     if exchange.standing.step == "open":
                         self.complete(arrival)
@@ -361,14 +337,9 @@ class Gate:
         with self.changed:
             # Open first: a gate that is killed here finds the same answer again, and no hole.
             self.move(exchange, step="open", crashed=crashed)
-            self._forget_arrivals(exchange)
+            self.arrivals.forget(exchange)
             exchange.forget_reply()
         return True
-
-    def _forget_arrivals(self, exchange: Exchange) -> None:
-        for session, arrival in list(self._arrivals.items()):
-            if arrival.exchange is exchange:
-                del self._arrivals[session]
 
     def refuse(self, exchange: Exchange, way: str, code: int, words: str) -> str:
         """Write down that something does not pass, and have the server told the code.
@@ -400,9 +371,8 @@ class Gate:
 
     def _leave(self, exchange: Exchange, away: TurnedAwayError) -> str:
         log.error("%s: refused, %s: %s", exchange.id[:12], away.told, away)
-        for arrival in list(self._arrivals.values()):
-            if arrival.exchange is exchange:
-                arrival.refused = away.told
+        for arrival in self.arrivals.of(exchange):
+            arrival.refused = away.told
         message = instruction_message(exchange)
         self._put_out(exchange, pack(write_error(message, away.code, away.told), {}))
         return away.told

@@ -9,11 +9,20 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clients.classification import summarise, table_columns, tabulate
-from clients.classifiers import label_codes, load_classifier, plain, probabilities_of, ready
-from clients.linear_probe import probe_loss
+from clients.classifiers import (
+    features_of,
+    label_codes,
+    load_classifier,
+    plain,
+    probabilities_of,
+    ready,
+)
+from clients.data.site import SiteData
 from clients.predictions import keep_prediction, prediction_file
 from clients.request import Request, Result
 from clients.selected import annotated_rows
@@ -21,7 +30,7 @@ from clients.selection_page import write_selection_page
 from clients.site import open_site
 from clients.stages.evaluate import write_table
 from clients.stages.source_classifier import cross_entropy
-from clients.training import accumulated, make_optimizer, proximal_of, run_epochs
+from clients.training import Loss, accumulated, make_optimizer, proximal_of, run_epochs
 from common.classification import confusion, score_histogram
 from common.config.arms import BOUND_ARMS
 from common.config.selection import Classify
@@ -72,6 +81,45 @@ def run(request: Request) -> Result:
     )
     plain(network)
     return Result(progress.metrics(), shared_state(network))
+
+
+def probe_loss(
+    request: Request,
+    classifier: Classifier,
+    data: SiteData,
+    rows: NDArray[np.int64],
+    codes_N: NDArray[np.int64],
+    settings: Classify,
+) -> Loss:
+    """Linear probing: cross-entropy with a graph through the last layer alone.
+
+    The features under it are read in evaluation mode, BatchNorm's statistics with them, so nothing
+    there changes. Without augmentation they are computed once a round.
+
+    Args:
+        request: Its seed drives the augmentation.
+        classifier: Put into evaluation mode, and to be left there.
+        data: The site's.
+        rows: Every row that a batch may hold.
+        codes_N: (N,) the label of each of the site's rows.
+        settings: Whether images are flipped and rotated.
+    """
+    compute = request.study.compute
+    classifier.eval()
+    classifier.requires_grad_(False)
+    classifier.last_layer.requires_grad_(True)
+
+    if settings.augmentation:
+        return cross_entropy(request, classifier, data, codes_N, settings)
+    order = np.sort(rows)
+    features_ND = torch.from_numpy(features_of(classifier, data.images(order), compute))
+
+    def loss(chosen: NDArray[np.int64]) -> Tensor:
+        features_BD = features_ND[np.searchsorted(order, chosen)].to(compute.device)
+        targets_B = torch.from_numpy(codes_N[chosen]).to(compute.device)
+        return F.cross_entropy(classifier.head(features_BD), targets_B)
+
+    return loss
 
 
 def evaluate(request: Request) -> Result:

@@ -22,7 +22,7 @@ from tests.invented import breast, invented_run
 from tests.scripts.conftest import Command
 
 ARMS = ["dual", "random", "full", "source_only", "dual_k2", "frozen"]
-PAIR = ("tf_efficientnet_lite0", "shufflenet_v2_x0_5")
+PAIR = tuple(breast().classify.architectures)
 
 
 def study_of(seed: int, **changes: object) -> Study:

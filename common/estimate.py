@@ -30,7 +30,7 @@ from common.models.branches import SELECTION_STAGES, network_of
 from common.plan import Plan, Training
 from common.wire.crossing import crossing
 from common.wire.payload import payload_bytes
-from common.wire.vocabulary import member_tensors, training_tensors
+from common.wire.vocabulary import member_tensors, returned_tensors, training_tensors
 
 BASE_BYTES = 750_000_000
 """Python, torch, timm and Flower, resident, before any weight (measured)."""
@@ -97,7 +97,7 @@ def training_memory(study: Study, training: Training) -> Memory:
 
 
 def payload(study: Study, training: Training, wire_dtype: str) -> int:
-    """Serialised tensor bytes of one message of a training."""
+    """Serialised tensor bytes of one message of a training to a site."""
     return payload_bytes(training_tensors(study, _alike(study, training)), wire_dtype)
 
 
@@ -142,8 +142,9 @@ def training_traffic(study: Study, training: Training) -> Bytes:
     sites, unless the aggregate is one site's reply, whose validation holds already.
     """
     size, rounds = payload(study, training, study.wire.dtype), training.settings.rounds
+    back = payload_bytes(returned_tensors(study, _alike(study, training)), study.wire.dtype)
     moved: Bytes = {
-        site: {"down": size * rounds, "up": size * rounds} for site in training.participants
+        site: {"down": size * rounds, "up": back * rounds} for site in training.participants
     }
     if training.stage == "adapt":
         for site in study.sources:

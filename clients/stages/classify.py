@@ -34,7 +34,7 @@ from clients.training import Loss, accumulated, make_optimizer, proximal_of, run
 from common.classification import confusion, score_histogram
 from common.config.arms import BOUND_ARMS
 from common.config.selection import Classify
-from common.models.branches import fresh, load_shared, shared_state
+from common.models.branches import fresh, load_shared, returned_state
 from common.models.classifier import Classifier
 from common.plan import Plan
 from common.plan.types import cell_key
@@ -51,7 +51,7 @@ def run(request: Request) -> Result:
     for a target has no label beyond its budget to choose an epoch by.
 
     Returns:
-        The classifier and the losses.
+        The classifier, or the last layer where it alone learns, and the losses.
 
     Raises:
         InputError: If a label is none of the study's, or an annotated image is not the site's.
@@ -80,7 +80,7 @@ def run(request: Request) -> Result:
         make_optimizer(learner.parameters(), settings),
     )
     plain(network)
-    return Result(progress.metrics(), shared_state(network))
+    return Result(progress.metrics(), returned_state(network, training))
 
 
 def probe_loss(

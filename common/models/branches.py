@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config.data import nearest
-from common.config.selection import Diffusion, Sphere
+from common.config.selection import Classify, Diffusion, Sphere
 from common.config.study import Study
 from common.errors import InputError
 from common.models.projection import ProjectionHead
@@ -169,6 +169,22 @@ def shared_state(network: nn.Module, norm: str = "average") -> State:
         for name, tensor in network.state_dict().items()
         if not name.endswith(LOCAL_ONLY) and name not in own
     )
+
+
+def returned_state(network: nn.Module, training: Training, norm: str = "average") -> State:
+    """The shared tensors that come back from a round: those that it may have changed.
+
+    All of them, but where a classifier's last layer alone learns: what lies under it stands still,
+    so the server has it already, and a hospital need not let it out.
+    """
+    state = shared_state(network, norm)
+    settings = training.settings
+    if isinstance(settings, Classify) and settings.trained == "last_layer":
+        from common.models.classifier import Classifier
+
+        names = cast(Classifier, network).head_names
+        return OrderedDict((name, tensor) for name, tensor in state.items() if name in names)
+    return state
 
 
 def batch_norm_names(network: nn.Module) -> set[str]:

@@ -27,6 +27,7 @@ from common.wire.vocabulary import (
     TensorSpec,
     evaluation_metrics,
     member_tensors,
+    returned_tensors,
     training_metrics,
     training_tensors,
     validation_metrics,
@@ -103,7 +104,7 @@ def crossing(
         raise PayloadError("instruction: no such training")
     tensors = training_tensors(study, training)
     if category == "train":
-        return Crossing(tensors, tensors, training_metrics(training))
+        return Crossing(tensors, returned_tensors(study, training), training_metrics(training))
     return Crossing(tensors, metrics=validation_metrics(training))
 
 

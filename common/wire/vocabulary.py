@@ -15,6 +15,7 @@ from common.models.branches import (
     encoder_of,
     network_of,
     norm_of,
+    returned_state,
     segmentation_network,
     shared_state,
 )
@@ -127,11 +128,13 @@ STATISTICS = ("mean", "ci_low", "ci_high", "variance")
 
 
 @lru_cache(maxsize=64)
-def _tensors(canonical: str, training: Training, norm: str) -> tuple[TensorSpec, ...]:
+def _tensors(
+    canonical: str, training: Training, norm: str
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     study = Study.model_validate_json(canonical)
     with torch.device("meta"):
         network = network_of(study, training)
-    return _specs(shared_state(network, norm))
+    return _specs(shared_state(network, norm)), _specs(returned_state(network, training, norm))
 
 
 @lru_cache(maxsize=64)
@@ -150,7 +153,18 @@ def _specs(state: Mapping[str, torch.Tensor]) -> tuple[TensorSpec, ...]:
 
 
 def training_tensors(study: Study, training: Training) -> tuple[TensorSpec, ...]:
-    """What crosses in a training's rounds, both ways."""
+    """What a training's rounds hand to a site."""
+    return _both_ways(study, training)[0]
+
+
+def returned_tensors(study: Study, training: Training) -> tuple[TensorSpec, ...]:
+    """What comes back from a round: all of it, or the part that learns (`returned_state`)."""
+    return _both_ways(study, training)[1]
+
+
+def _both_ways(
+    study: Study, training: Training
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     # Trainings that differ in who, where and on what have equal tensors: each is built once.
     alike = replace(
         training, key="", participants=(), start=("",) * len(training.start), member=0,

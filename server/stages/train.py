@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -11,6 +12,7 @@ from common.models.branches import State
 from common.plan import Training
 from common.seeds import seed_of
 from common.wire.payload import digest_of
+from common.wire.vocabulary import returned_tensors
 from server.aggregation import make_rule
 from server.checkpoint import Checkpoint, Record
 from server.context import ServerContext, StudyStopped
@@ -70,9 +72,11 @@ def _round(
         weights=weights,
     )  # fmt: skip
     federation = context.study.federation
-    rule = make_rule(federation, weights, rule_state, checkpoint.replies)
+    back = returned_tensors(context.study, training)
+    learning = OrderedDict((spec.name, weights[spec.name]) for spec in back)
+    rule = make_rule(federation, learning, rule_state, checkpoint.replies)
     updates = Updates(
-        weights,
+        learning,
         federation.update_bound,
         seed_of(context.study.seed, training.key, round_, "sketch"),
     )
@@ -103,7 +107,7 @@ def _round(
             f"round {round_}: the update of {site} points away from the others' (cosine "
             f"{agreement:.2f})"
         )
-    weights = rule.result()
+    weights = OrderedDict(weights) | rule.result()
     loss = _mean(context, replies, "loss")
     # Of several sources' memorisation checks the worst counts.
     record.metrics = {"loss": loss} | {

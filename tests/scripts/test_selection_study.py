@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from clients.memorisation import Memorisation
 from clients.stages import diffusion
@@ -12,6 +13,7 @@ from common.errors import InputError
 from common.formats import read_results
 from scripts.dry_run import dry_run
 from scripts.simulate import Engine, run_study_here
+from server.checkpoint import RunFolder
 from server.context import StudyStopped
 from tests.tiny import CHOOSING, choosing, worklists_of
 
@@ -57,6 +59,26 @@ def test_no_name_and_no_single_image_reaches_the_server(run: Path) -> None:
     for path in own:
         text = path.read_text(encoding="utf-8")
         assert not [name for name in ids if name in text], path
+
+
+def test_of_a_linear_probe_only_the_last_layer_leaves_a_site(tmp_path: Path) -> None:
+    settings = {**CHOOSING["classify"], "trained": "last_layer", "rounds": 2}
+    study = choosing(arms=["random"], classify=settings)
+    run = run_study_here(study, Engine.inprocess, tmp_path, tmp_path / "run", resume=False)
+    folder = RunFolder(run)
+    cell = "random/40/shufflenet_v2_x0_5/classify"
+    source, probe = (
+        folder.checkpoint(key).result(folder.checkpoint(key).load(key))
+        for key in ("shufflenet_v2_x0_5/source_classifier", cell)
+    )
+    assert list(probe) == list(source)
+    moved = {name for name in source if not torch.equal(source[name], probe[name])}
+    assert moved == {"network.fc.weight", "network.fc.bias"}
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rounds = [e for e in events if e["event"] == "reply" and e["training"] == cell]
+    layer = 4 * (2 * 1024 + 2)
+    assert {e["bytes_up"] for e in rounds} == {layer}
+    assert {e["bytes_down"] > 100 * layer for e in rounds} == {True}
 
 
 def test_pages_are_written(run: Path) -> None:

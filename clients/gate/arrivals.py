@@ -1,5 +1,6 @@
 """Messages that come in object by object: each tensor is read as soon as it is all here."""
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from clients.gate.facts import RefusedError, TensorFacts
 from clients.gate.objects import HeldArray, open_array, read_held, tree_ids
 from clients.gate.spool import Exchange, Spool
 from clients.gate.tensors import refused
+from common.wire.gate import REFUSED_SIZE
 
 
 class Coming:
@@ -22,13 +24,15 @@ class Coming:
     Args:
         tree: Of all of them.
         shelf: Where they go.
+        most: Bytes that all of them may have.
     """
 
-    def __init__(self, tree: ObjectTree, shelf: Shelf) -> None:
+    def __init__(self, tree: ObjectTree, shelf: Shelf, most: float = math.inf) -> None:
         self.root: str = tree.object_id
         self.ids = tree_ids(tree)
         self.known = frozenset(self.ids)
         self.shelf = shelf
+        self.most = most
         self.missing = {name for name in self.ids if name not in shelf}
         self.bytes = shelf.bytes()
         self.read: dict[str, TensorFacts] = {}
@@ -51,10 +55,12 @@ class Coming:
             How many tensors more may be read: those that are all here, as are all before them.
 
         Raises:
-            RefusedError: If it was not announced, or is not what its id says.
+            RefusedError: If it was not announced, is not what its id says, or is one too many.
         """
         if name not in self.known:
             raise refused("an object belongs to nothing")
+        if self.bytes + len(content) > self.most:
+            raise RefusedError(REFUSED_SIZE, f"more than {self.most / 1e6:.0f} MB came")
         if name in self.missing:
             self.shelf.put(name, content)
         with self._lock:

@@ -9,12 +9,15 @@ from typing import Any, Self
 from clients.gate.facts import InstructionFacts, ReplyFacts
 from clients.gate.policy import Policy
 from common.ledger import Ledger
-from common.ledger_check import read
-from common.ledger_format import LONGEST_LINE, Event, Line
+from common.ledger_check import files_of, read
+from common.ledger_format import Event, Line, read_line
 from common.signing import make_key, read_key
 from common.wire.digest import told
 
 LEDGER_FILE, KEY_FILE = "ledger.jsonl", "ledger.key"
+RECEIPT = frozenset({"kind", "key", "site", "sequence", "head", "digest", "bytes"})
+"""Fields of a receipt (docs/ledger.md)."""
+LONGEST_RECEIPT = 4096
 MOST_WORDS = 20
 """Reasons that a refusal's line holds; a hostile reply could have very many."""
 
@@ -74,6 +77,18 @@ class Book:
         event = {"kind": "policy", "digest": policy.file.digest, "manifests": manifests}
         self._append(event)
 
+    def network(self, *, is_open: bool, uid: int) -> None:
+        """In which network training runs from here on, and as which user; said where it is new.
+
+        Args:
+            is_open: In the machine's own: the gate is not its only door.
+            uid: The user's number.
+        """
+        event: Event = {"kind": "network", "open": int(is_open), "uid": uid}
+        last = self.find(["network"])
+        if last is None or {key: last.event.get(key) for key in event} != event:
+            self._append(event)
+
     def instruction(self, asked: InstructionFacts, id_: str = "") -> Line:
         """An instruction came in.
 
@@ -86,8 +101,40 @@ class Book:
         return self._append(event | ({"id": id_} if id_ else {}))
 
     def receipt(self, line: str) -> None:
-        """The server confirmed a reply."""
-        self._append({"kind": "receipt", "line": line[: LONGEST_LINE // 4]})
+        """The server confirmed a reply; `receipt_problem` found nothing wrong with it."""
+        self._append({"kind": "receipt", "line": line})
+
+    def receipt_problem(self, raw: str) -> str:
+        """Why a receipt is none for a line of this ledger; empty where it is one.
+
+        What is written down must stand up to `audit verify`: a server that could put any words
+        here could make the ledger unsound for ever.
+        """
+        try:
+            event = read_line(raw.encode("ascii"), None).event
+        except ValueError:
+            return "the server's receipt is none"
+        if len(raw) > LONGEST_RECEIPT or set(event) != RECEIPT or event["kind"] != "receipt":
+            return "the server's receipt is none"
+        if event["key"] != self.ledger.public.hex():
+            return "the server's receipt is for another ledger"
+        sequence = event["sequence"]
+        line = self._line(sequence) if type(sequence) is int else None
+        said = (event["head"], event["digest"], event["bytes"])
+        if line is None or line.event["kind"] != "reply" or said != (
+            line.hash, line.event["digest"], line.event["bytes"]
+        ):  # fmt: skip
+            return f"the server's receipt for line {sequence!r:.20} says something else"
+        return ""
+
+    def _line(self, sequence: int) -> Line | None:
+        """A line by its number, looked for from the end, where it mostly is."""
+        for path in reversed(files_of(self.ledger.path)):
+            for raw in reversed(path.read_bytes().splitlines()):
+                line = read_line(raw, None)
+                if line.sequence <= sequence:
+                    return line if line.sequence == sequence else None
+        return None
 
     def reply(self, asked: InstructionFacts, facts: ReplyFacts, answers: int) -> Line:
         """A reply (or a site's code) is let out; it may leave when this has returned."""

@@ -20,15 +20,16 @@ COUNTED = (
 )  # fmt: skip
 """Counts of people, of images, and of what is made of them. Indices and epochs are no such."""
 
+COUNT_BUCKET = "federation.count_bucket"
 CHOOSING = ("score", "select", "annotate")
 """The choice over all sites is made of exact counts or not at all: `score.min_cohort` is for it."""
 
 
-def bucket_of(study: Mapping[str, Any]) -> int:
-    """The step that a study asks for; 1 leaves counts as they are."""
+def bucket_of(study: Mapping[str, Any]) -> int | None:
+    """The step that a study asks for; 1 leaves counts as they are, None is no step."""
     table = study.get("federation")
     step = table.get("count_bucket", 1) if isinstance(table, Mapping) else 1
-    return step if type(step) is int and step > 1 else 1
+    return step if type(step) is int and step >= 1 else None
 
 
 def bucketed(asked: InstructionFacts, reply: ReplyFacts) -> ReplyFacts:
@@ -43,6 +44,7 @@ def bucketed(asked: InstructionFacts, reply: ReplyFacts) -> ReplyFacts:
         none: 0 stays 0, and nothing else becomes 0. Tensors of counts stay as they are.
     """
     step = bucket_of(asked.study)
+    assert step is not None  # no instruction without one passes
     if step == 1 or asked.stage in CHOOSING:
         return reply
     metrics = {

@@ -26,6 +26,7 @@ from clients.gate.reading import instruction_message
 from clients.gate.spool import Exchange
 from clients.gate.upstream import RunOverError, UpstreamError
 from common.errors import InputError
+from common.wire.gate import REFUSED_SIZE
 
 log = logging.getLogger("sonofed.gate")
 
@@ -219,11 +220,14 @@ class Courier:
         run_id = instruction_message(exchange).metadata.run_id
         try:
             run = self._run_of(node_id, run_id)
-            coming = Coming(tree, exchange.asked)
+            coming = Coming(tree, exchange.asked, self.gate.most_in)
             missing = [name for name in coming.ids if name in coming.missing]
             self._each(missing, lambda name: self._fetch_object(coming, node_id, run_id, name))
         except RunOverError as error:
             self._drop(exchange, error)
+            return
+        except RefusedError as error:
+            self.gate.refuse(exchange, "in", error.code, error.words)
             return
         # Whatever is still being read comes first; the rest is read then.
         self.gate.checker.submit(lambda: None).result()
@@ -279,6 +283,9 @@ class Courier:
                 try:
                     more = coming.take(name, content)
                 except RefusedError as error:
+                    if error.code == REFUSED_SIZE:
+                        raise
+                    # Broken on its way, it is asked for again.
                     raise UpstreamError(error.words) from None
                 self.gate.read_early(coming, more)
                 return len(content)

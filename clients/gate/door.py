@@ -40,6 +40,7 @@ from clients.gate.courier import Courier
 from clients.gate.disk import is_id
 from clients.gate.facts import RefusedError
 from clients.gate.gate import MOST_ATTEMPTS, Gate
+from clients.gate.reading import instruction_message
 from clients.gate.spool import Exchange
 from clients.gate.upstream import UpstreamError
 from common.errors import InputError
@@ -175,10 +176,10 @@ class Door:
         return GetRunResponse(run=run)
 
     def _get_fab(self, request: GetFabRequest, _: bool) -> GetFabResponse:
-        """Code that was approved: the run of an instruction that came in."""
+        """Code that was approved: the run of an instruction that came in and is open."""
         self._check_node(request.node.node_id)
         run = self.gate.spool.run(request.run_id)
-        open_ = self._down(lambda exchange: True)
+        open_ = self._down(lambda e: instruction_message(e).metadata.run_id == request.run_id)
         if run is None or not open_ or request.hash_str != run.fab_hash:
             raise TurnedDownError(404, "no such code")
         content = self.gate.spool.bundle(run.fab_hash)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,12 +21,12 @@ from flwr.proto.run_pb2 import Run
 from clients.gate.approvals import approved
 from clients.gate.arrivals import Arrival, Arrivals, Coming
 from clients.gate.book import Book
-from clients.gate.buckets import bucketed
 from clients.gate.facts import RefusedError, TensorFacts
-from clients.gate.judging import TurnedAwayError, let_in, let_out, turn_away
+from clients.gate.judging import TurnedAwayError, as_it_leaves, let_in, let_out, turn_away
 from clients.gate.objects import HeldArray, Packed, pack
 from clients.gate.payload import write_error
-from clients.gate.policy import Policy
+from clients.gate.policy import Policy, largest_in
+from clients.gate.presence import Presence
 from clients.gate.reading import (
     Asked,
     answer_message,
@@ -37,12 +37,11 @@ from clients.gate.reading import (
 from clients.gate.spool import Exchange, Spool
 from clients.gate.upstream import Upstream
 from common.errors import InputError
+from common.ledger_format import Line
 from common.wire.gate import REFUSED_CONTENT, REFUSED_INSTRUCTION, REFUSED_SIZE, UNANSWERED
 
 log = logging.getLogger("sonofed.gate")
 
-PATIENCE_S = 90.0
-"""A SuperNode that has said nothing for so long is away."""
 MOST_ATTEMPTS = 10
 """How often one instruction is handed down before the server is told that no answer comes."""
 MOST_CRASHES = 3
@@ -51,21 +50,7 @@ time, and each may be hours of work."""
 AGAIN_S = 10.0
 """Between attempts to write what could not be written."""
 SLACK = 16 * 2**20
-"""Bytes of heads and names that a reply may have beside its payload."""
-
-
-@dataclass
-class Presence:
-    """Whether the SuperNode is there."""
-
-    heard: float = 0.0
-    last: float = 0.0
-    """When it was there last, though it has taken its leave since."""
-
-    @property
-    def here(self) -> bool:
-        """Whether it is."""
-        return self.heard > 0 and time.monotonic() - self.heard < PATIENCE_S
+"""Bytes of heads and names that a message may have beside its payload."""
 
 
 class Gate:
@@ -98,6 +83,7 @@ class Gate:
         self._asked: dict[str, Asked] = {}
         self.arrivals = Arrivals(spool, self._measured, self.changed)
         self._old = frozenset(spool.exchanges)
+        self.most_in = largest_in(policy) + SLACK
         if book.policy_in_force() != policy.file.digest:
             book.policy(policy)
 
@@ -156,29 +142,26 @@ class Gate:
         Raises:
             LedgerError: If nothing can be written down.
         """
-        old = exchange.id in self._old
         try:
             asked = self.asked(exchange, run.fab_hash, early)
-        except RefusedError as error:
-            self.refuse(exchange, "in", error.code, error.words)
-            return
-        try:
-            with self._writing:
-                line = self.book.find(["instruction"], id=exchange.id) if old else None
-                if line is None:
-                    receipt = asked.receipt
-                    if old and self.book.find(["receipt"], line=receipt) is not None:
-                        receipt = ""
-                    policy = self._policy_now()
-                    line = let_in(self.book, policy, asked.facts, receipt, exchange.id)
+            line = self._let_in(exchange, asked)
         except TurnedAwayError as away:
             self._leave(exchange, away)
             return
-        except InputError as error:
+        except RefusedError as error:
+            self.refuse(exchange, "in", error.code, error.words)
+            return
+        except (InputError, OSError) as error:
             if type(error) is not InputError:
                 raise
             # The approvals are not to be trusted, so nothing is approved.
             self.refuse(exchange, "in", REFUSED_INSTRUCTION, "; ".join(error.problems))
+            return
+        except Exception as error:
+            # Whatever a server sends, no instruction may keep out those that come after it.
+            log.exception("an instruction could not be judged")
+            words = f"it could not be judged ({type(error).__name__})"
+            self.refuse(exchange, "in", REFUSED_INSTRUCTION, words)
             return
         down = asked.handed_down()
         for name, content in down.objects.items():
@@ -187,6 +170,18 @@ class Gate:
         root = down.tree.object_id
         log.info("%s: may come in, ledger line %d", _named(asked), line.sequence)
         self.move(exchange, step="open", came=line.sequence, down=root)
+
+    def _let_in(self, exchange: Exchange, asked: Asked) -> Line:
+        """Its line in the ledger, which may stand there since before a restart."""
+        old = exchange.id in self._old
+        with self._writing:
+            line = self.book.find(["instruction"], id=exchange.id) if old else None
+            if line is not None:
+                return line
+            receipt = asked.receipt
+            if old and self.book.find(["receipt"], line=receipt) is not None:
+                receipt = ""
+            return let_in(self.book, self._policy_now(), asked.facts, receipt, exchange.id)
 
     def _policy_now(self) -> Policy:
         return replace(self.policy, approved=self.policy.approved | approved(self.folder))
@@ -320,7 +315,7 @@ class Gate:
                         sent_today=sent,
                     )  # fmt: skip
                 else:
-                    facts = bucketed(asked.facts, answer.facts)
+                    facts = as_it_leaves(self.policy, asked.facts, answer.facts)
                 letter = self.book.letter(line)
         except TurnedAwayError as away:
             self._leave(exchange, away)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from clients.gate.book import Book
 from clients.gate.buckets import bucketed
+from clients.gate.cohort import held_back
 from clients.gate.facts import InstructionFacts, ReplyFacts
 from clients.gate.policy import Policy, judge
 from common.ledger_format import Line
+from common.wire.gate import REFUSED_INSTRUCTION
 
 
 class TurnedAwayError(Exception):
@@ -51,15 +53,23 @@ def let_in(
     """An instruction, judged and written down, the server's receipt before it.
 
     Raises:
-        TurnedAwayError: If it does not pass.
+        TurnedAwayError: If it does not pass, or its receipt is none for a line of this ledger.
         LedgerError: If it cannot be written down.
     """
     verdict = judge(policy, asked)
     if not verdict.passes:
         raise turn_away(book, "in", verdict.code, verdict.why, asked, id_)
+    wrong = book.receipt_problem(receipt) if receipt else ""
+    if wrong:
+        raise turn_away(book, "in", REFUSED_INSTRUCTION, (wrong,), asked, id_)
     if receipt:
         book.receipt(receipt)
     return book.instruction(asked, id_)
+
+
+def as_it_leaves(policy: Policy, asked: InstructionFacts, facts: ReplyFacts) -> ReplyFacts:
+    """A reply that was let out, without what is of too few people, in the study's steps."""
+    return bucketed(asked, held_back(policy.file.cohort, policy.exchange(asked), facts))
 
 
 def let_out(
@@ -71,7 +81,7 @@ def let_out(
     *,
     sent_today: int,
 ) -> tuple[Line, ReplyFacts]:
-    """A reply, judged, in the study's steps, and written down.
+    """A reply without figures of too few people, judged, in the study's steps, and written down.
 
     Args:
         book: The ledger.
@@ -88,8 +98,9 @@ def let_out(
         TurnedAwayError: If it does not pass.
         LedgerError: If it cannot be written down.
     """
+    facts = held_back(policy.file.cohort, policy.exchange(asked), facts)
     verdict = judge(policy, asked, facts, sent_today=sent_today)
     if not verdict.passes:
         raise turn_away(book, "out", verdict.code, verdict.why, asked)
-    facts = bucketed(asked, facts)
+    facts = as_it_leaves(policy, asked, facts)
     return book.reply(asked, facts, came), facts

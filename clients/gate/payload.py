@@ -7,7 +7,7 @@ tensors; here is everything else.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
@@ -20,10 +20,13 @@ from common.wire.gate import LEDGER, METRICS, RECEIPT, REFUSED_INSTRUCTION, WEIG
 
 INSTRUCTION = "instruction"
 
-SITE_ERRORS = range(1001, 1010)
+SITE_ERRORS = range(1001, 1007)
 """A site's own codes (common.wire.records.ERRORS), which pass without a word."""
 FLOWER_ERRORS = range(9)
 """Flower's own (flwr.common.constant.ErrorCode): its process at the site failed or crashed."""
+
+DEEPEST = 12
+"""Tables in tables of a study; an honest one has five."""
 
 FIELDS: Mapping[str, type] = {
     "study": str, "sha256": str, "stage": str, "training": str, "round": int, "seed": int,
@@ -48,6 +51,7 @@ def read_instruction(message: Message, bundle: str = "") -> InstructionFacts:
             raise _no("it is an error, not an instruction")
         content = message.content
         check_records({name: type(content[name]) for name in content}, DOWN)
+        read_receipt(content.config_records.get(RECEIPT))
         return instruction_facts(
             message.metadata.message_type,
             content.config_records.get(INSTRUCTION),
@@ -56,6 +60,20 @@ def read_instruction(message: Message, bundle: str = "") -> InstructionFacts:
         )
     except RefusedError as error:
         raise RefusedError(REFUSED_INSTRUCTION, error.words) from None
+
+
+def read_receipt(record: ConfigRecord | None) -> str:
+    """The server's receipt in an instruction; empty where there is none.
+
+    Raises:
+        RefusedError: If its record holds anything else.
+    """
+    if record is None:
+        return ""
+    line = record.get("line")
+    if set(record) != {"line"} or type(line) is not str or not line:
+        raise _no("its receipt is none")
+    return line
 
 
 def instruction_facts(
@@ -107,7 +125,23 @@ def _study(text: str) -> Mapping[str, Any]:
         raise _no("its study is no JSON") from None
     if not same or not isinstance(study, dict):
         raise _no("its study is not written canonically")
+    if _depth(study) > DEEPEST:
+        raise _no("its study is too deep")
     return study
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and tables lie in each other; level by level, for the stack is not endless."""
+    level, depth = [value], 0
+    while level := [inner for outer in level for inner in _within(outer)]:
+        depth += 1
+    return depth
+
+
+def _within(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _no_constant(word: str) -> None:
@@ -166,6 +200,8 @@ def write_reply(
 ) -> Message:
     """The reply that leaves: built from what was checked, and nothing else.
 
+    A record that holds nothing is left out: whether it was there would say something.
+
     Args:
         reply: As the site's code gave it; only the arrays' bytes are taken, which were compared.
         facts: What `read_reply` found in it.
@@ -175,13 +211,13 @@ def write_reply(
     if facts.error:
         return write_error(asked, facts.error, "see the site's own log")
     content = RecordDict()
-    if WEIGHTS in reply.content.array_records:
+    if facts.tensors:
         record = reply.content.array_records[WEIGHTS]
         content[WEIGHTS] = ArrayRecord(
             {t.name: Array(t.dtype, t.shape, SType.NUMPY, record[t.name].data)
              for t in facts.tensors}
         )  # fmt: skip
-    if METRICS in reply.content.metric_records:
+    if facts.metrics:
         content[METRICS] = MetricRecord(dict(facts.metrics))
     if ledger is not None:
         content[LEDGER] = ConfigRecord(dict(ledger))
@@ -198,11 +234,10 @@ def without_receipt(message: Message) -> tuple[Message, str]:
     content = message.content
     if RECEIPT not in content:
         return message, ""
-    record = content.config_records[RECEIPT]
-    told = record.get("line", "")
+    told = read_receipt(content.config_records[RECEIPT])
     below = RecordDict({name: content[name] for name in content if name != RECEIPT})
     message.content = below
-    return message, told if isinstance(told, str) else ""
+    return message, told
 
 
 def check_records(found: Mapping[str, type], known: Mapping[str, type]) -> None:

@@ -4,11 +4,14 @@ The same `judge` stands between a SuperNode and the network, and in every messag
 What no rule allows is refused. The policy is the site's own: no study can widen it.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from clients.gate.buckets import COUNT_BUCKET, bucket_of
+from clients.gate.cohort import counts_people, uncounted
 from clients.gate.facts import InstructionFacts, ReplyFacts, TensorFacts
 from clients.gate.manifest import Exchange, Manifest, Tensor
 from clients.gate.rules import Cohort, PolicyFile, Release, Rule, Rules, StageRules, short
@@ -22,6 +25,10 @@ from common.wire.gate import (
 )
 
 MB = 1_000_000
+WILD = frozenset("*?[")
+"""Letters that make a key a pattern."""
+BYTES = {"float16": 2, "uint16": 2, "float32": 4, "int8": 1, "int16": 2, "int32": 4, "bool": 1}
+"""Of one value, by dtype; all others have eight."""
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "bool")
 
 
@@ -48,6 +55,18 @@ class Policy:
         """Whether replies of a stage are to be held against what came in."""
         rules = self.file.stages.get(stage)
         return rules is not None and rules.update_norm is not None
+
+
+def largest_in(policy: Policy) -> int:
+    """Bytes of the weights of the largest instruction that its manifests know."""
+    return max(
+        (
+            sum(math.prod(tensor.shape) * BYTES.get(tensor.dtype, 8) for tensor in exchange.down)
+            for manifest in policy.manifests.values()
+            for exchange in manifest.exchanges.values()
+        ),
+        default=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -107,6 +126,9 @@ def _instruction_words(policy: Policy, file: PolicyFile, asked: InstructionFacts
     if name not in file.studies:
         yield f"study {short(name)}: the site takes no part in it"
         return
+    digest = file.studies[name].digest
+    if digest is not None and asked.study_digest != digest:
+        yield f"study {short(name)}: has the digest {asked.study_digest}, the policy says {digest}"
     if asked.stage not in file.stages:
         yield f"stage {short(asked.stage)}: the site takes no part in it"
         return
@@ -123,7 +145,17 @@ def _instruction_words(policy: Policy, file: PolicyFile, asked: InstructionFacts
 
 
 def study_problems(rules: Rules, study: Mapping[str, Any]) -> Iterator[str]:
-    """What of a study the rules for its keys refuse."""
+    """What of a study the rules for its keys refuse.
+
+    A rule that names one key and says what it must be wants it to be there: what a study leaves
+    out, its code would fill in.
+    """
+    found = {key for key, value in leaves(study) if value is not None}
+    for key, rule in rules.items():
+        if rule.demands and not WILD.intersection(key) and key not in found:
+            yield f"study, {short(key)}: is not there, and a rule says what it must be"
+    if not isinstance(bucket_of(study), int):
+        yield f"study, {COUNT_BUCKET}: is no whole number of 1 or more"
     for key, value in leaves(study):
         matching = [rule for pattern, rule in rules.items() if fnmatchcase(key, pattern)]
         if not matching:
@@ -156,7 +188,7 @@ def _reply(policy: Policy, asked: InstructionFacts, reply: ReplyFacts, sent_toda
         yield REFUSED_CONTENT, words
     for words in _values(policy.file, reply.tensors):
         yield REFUSED_CONTENT, words
-    yield from _cohort(policy.file.cohort, reply)
+    yield from _cohort(policy.file.cohort, exchange, reply)
     yield from _sizes(policy.file, asked.stage, reply, sent_today)
     yield from _update(policy.file.stages[asked.stage], reply)
     yield from _release(policy.file.release, asked.stage, reply)
@@ -230,10 +262,12 @@ def _values(file: PolicyFile, tensors: tuple[TensorFacts, ...]) -> Iterator[str]
                     yield f"{tensor.name}: {words}"
 
 
-def _cohort(cohort: Cohort, reply: ReplyFacts) -> Problems:
+def _cohort(cohort: Cohort, exchange: Exchange, reply: ReplyFacts) -> Problems:
     for name, value in reply.metrics.items():
-        if 0 < value < cohort.minimum and _matches(name, cohort.counts):
+        if 0 < value < cohort.minimum and counts_people(cohort, name):
             yield REFUSED_COHORT, f"metric {name}: {value} are fewer than {cohort.minimum}"
+    for name in uncounted(cohort, exchange, reply.metrics):
+        yield REFUSED_COHORT, f"metric {name}: came without the number of people that it is of"
 
 
 def _sizes(file: PolicyFile, stage: str, reply: ReplyFacts, sent_today: int) -> Problems:

@@ -24,6 +24,7 @@ from clients.gate.payload import (
     error_code,
     instruction_facts,
     read_metrics,
+    read_receipt,
     write_error,
 )
 from clients.gate.spool import Exchange
@@ -53,11 +54,7 @@ class Asked:
         """The instruction as the site's code gets it: written anew, without the receipt."""
         content = RecordDict({INSTRUCTION: self.message.content[INSTRUCTION]})
         below = Message(content, metadata=_copy(self.message))  # type: ignore[call-overload]
-        return pack(below, _weights(self))
-
-
-def _weights(held: "Asked | Answer") -> Mapping[str, Mapping[str, HeldArray]]:
-    return {WEIGHTS: held.arrays} if WEIGHTS in held.kinds else {}
+        return pack(below, {WEIGHTS: self.arrays} if WEIGHTS in self.kinds else {})
 
 
 def _copy(message: Message) -> object:
@@ -114,15 +111,10 @@ def read_asked(
             check_name(name)
         record = message.content.config_records.get(INSTRUCTION)
         facts = instruction_facts(message.metadata.message_type, record, bundle, tensors)
+        receipt = read_receipt(message.content.config_records.get(RECEIPT))
     except RefusedError as error:
         raise RefusedError(REFUSED_INSTRUCTION, error.words) from None
-    receipt = _receipt(message.content.config_records.get(RECEIPT))
     return Asked(message, arrays, frozenset(held.kinds), facts, receipt)
-
-
-def _receipt(record: ConfigRecord | None) -> str:
-    line = record.get("line", "") if record is not None else ""
-    return line if isinstance(line, str) else ""
 
 
 def _announced(message: Message) -> tuple[object, ...]:
@@ -141,12 +133,10 @@ class Answer:
     Attributes:
         facts: What it would let out.
         arrays: Its weights, which stay on the disk.
-        kinds: Its records.
     """
 
     facts: ReplyFacts
     arrays: Mapping[str, HeldArray]
-    kinds: frozenset[str] = frozenset()
 
 
 def read_answer(arrival: Arrival, asked: Asked, *, update: bool) -> Answer:
@@ -174,13 +164,15 @@ def read_answer(arrival: Arrival, asked: Asked, *, update: bool) -> Answer:
         if early is None or (update and early.name != name):
             early = read_held(name, array, objects, incoming, arrival.exchange.asked)
         tensors.append(replace(early, name=name))
-    return Answer(ReplyFacts(tuple(tensors), metrics), arrays, frozenset(held.kinds))
+    return Answer(ReplyFacts(tuple(tensors), metrics), arrays)
 
 
 def answer_message(
     asked: Message, answer: Answer, facts: ReplyFacts, letter: Mapping[str, str | int]
 ) -> Packed:
     """The reply that leaves: its small objects written anew, its tensors where they were compared.
+
+    A record that holds nothing is left out: whether it was there would say something.
 
     Args:
         asked: The instruction; all metadata come from it.
@@ -191,7 +183,7 @@ def answer_message(
     if facts.error:
         return pack(write_error(asked, facts.error, "see the site's own log"), {})
     content = RecordDict()
-    if METRICS in answer.kinds:
+    if facts.metrics:
         content[METRICS] = MetricRecord(dict(facts.metrics))
     content[LEDGER] = ConfigRecord(dict(letter))
-    return pack(Message(content, reply_to=asked), _weights(answer))
+    return pack(Message(content, reply_to=asked), {WEIGHTS: answer.arrays} if facts.tensors else {})

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 SHOWN = 60
 """Letters of a foreign word that a reason shows."""
@@ -25,6 +26,23 @@ class Rule(_Table):
     values: tuple[bool | int | float | str, ...] | None = Field(
         default=None, description="the only ones"
     )
+    text: str | None = Field(
+        default=None, description="regular expression that a whole text must match"
+    )
+
+    @field_validator("text")
+    @classmethod
+    def _compiles(cls, text: str | None) -> str | None:
+        try:
+            re.compile(text or "")
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error})") from None
+        return text
+
+    @property
+    def demands(self) -> bool:
+        """Whether it says what a value must be; `values = []` allows a key and no value."""
+        return bool(self.values) or (self.kind, self.low, self.high, self.text) != (None,) * 4
 
     def problem(self, value: object) -> str:
         """Why a value breaks the rule; empty where it does not."""
@@ -33,6 +51,10 @@ class Rule(_Table):
             for allowed in self.values
         ):
             return f"{short(value)} is none of {list(self.values)}"
+        if self.text is not None and not (
+            isinstance(value, str) and re.fullmatch(self.text, value)
+        ):
+            return f"{short(value)} is not of the form {self.text}"
         if self.kind is None and self.low is None and self.high is None:
             return ""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -55,6 +77,10 @@ class StudyEntry(_Table):
 
     manifest: str = Field(description="file with its manifest, beside the policy")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of that file")
+    digest: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$",
+        description="of the study itself, as its invitation says; no other of its name passes",
+    )  # fmt: skip
 
 
 class StageRules(_Table):
@@ -79,9 +105,17 @@ class Limits(_Table):
 class Cohort(_Table):
     """No answer about fewer people than this."""
 
-    minimum: int = Field(default=5, ge=1, description="a count between 1 and this is refused")
+    minimum: int = Field(default=5, ge=1, description="no figure of fewer people than this leaves")
     counts: tuple[str, ...] = Field(
-        default=("patients", "train_patients", "test_patients", "*.n_patients", "val_patients"),
+        default=(
+            "patients",
+            "train_patients",
+            "test_patients",
+            "*.n_patients",
+            "val_patients",
+            "*~*.n",
+            "*.versus.n",
+        ),
         description="metrics that count people (or what stands for them): shell patterns",
     )
 

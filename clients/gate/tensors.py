@@ -58,7 +58,7 @@ def read_tensor(
     """
     check_name(name)
     dtype, shape = told.dtype, told.shape
-    if dtype not in DTYPES:
+    if type(dtype) is not str or dtype not in DTYPES:
         raise refused(f"{name}: dtype {dtype!r:.80} does not travel")
     if type(shape) is not tuple or any(type(side) is not int or side < 0 for side in shape):
         raise refused(f"{name}: shape {shape!r:.80} is none")

@@ -40,3 +40,4 @@ def manifest(
     say(f"[studies.{study.name}]")
     say(f'manifest = "{path.name}"')
     say(f'sha256 = "{digest(found)}"')
+    say(f'# digest = "{study.for_sites().digest}"   # this very study, and no other of its name')

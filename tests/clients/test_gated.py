@@ -191,12 +191,27 @@ def test_receipts_go_to_and_fro(site: Path, tmp_path: Path) -> None:
     assert (told["sequence"], told["bytes"]) == (3, events[3]["bytes"])
 
 
-def test_a_receipt_of_something_else_is_a_fault(site: Path) -> None:
+def test_a_receipt_of_something_else_is_refused(site: Path) -> None:
     answer(instruction(), CONTEXT, honest)
     asked = instruction()
     line = list(read(site / "ledger.jsonl"))[3].raw.decode()
     asked.content["receipt"] = ConfigRecord({"line": line})
-    answer(asked, CONTEXT, honest)
+    assert answer(asked, CONTEXT, honest).error.code == gate.REFUSED_INSTRUCTION
+    assert lines(site)[-1]["why"] == ["the server's receipt is none"]
+    assert verify(site / "ledger.jsonl").problem is None
+
+
+def test_a_false_receipt_that_a_ledger_holds_is_a_fault(site: Path) -> None:
+    """No gate writes one; whoever rewrote the ledger around it might."""
+    reply = answer(instruction(), CONTEXT, honest)
+    letter = take_letter(reply.content)
+    assert letter is not None
+    with Receipts(site.parent) as receipts:
+        receipts.give(2, "west", reply.content, ConfigRecord({**dict(letter), "head": "0" * 64}))
+        line = receipts.latest[2]
+    with Book(site, "west", "simulation") as book:
+        assert "says something else" in book.receipt_problem(line)
+        book.receipt(line)
     problem = verify(site / "ledger.jsonl").problem
     assert problem is not None
     assert (problem.number, "receipt" in problem.words) == (5, True)

@@ -46,6 +46,8 @@ def test_without_a_step_and_while_choosing_counts_are_exact() -> None:
     reply = ReplyFacts(metrics={"images": 7})
     assert bucketed(asked(1), reply) is reply
     assert bucketed(asked(10, "select"), reply) is reply
-    studies: list[dict[str, Any]] = [{}, {"federation": {}}, {"federation": {"count_bucket": "10"}}]
-    for study in studies:
+    without: list[dict[str, Any]] = [{}, {"federation": {}}]
+    for study in without:
         assert bucket_of(study) == 1
+    for step in ("10", 10.0, [10], 0, -1, True, None):
+        assert bucket_of({"federation": {"count_bucket": step}}) is None

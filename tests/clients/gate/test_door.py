@@ -254,10 +254,10 @@ def test_metadata_are_the_instructions(world: World) -> None:
 def test_more_bytes_than_the_policy_allows_are_not_even_kept(
     tmp_path_factory: pytest.TempPathFactory, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clients.gate.gate.SLACK", 0)
     small = policy(limits=Limits(message_mb=0.0002))
     folder = tmp_path_factory.mktemp("small") / "gate"
     with Center(keys) as center, gate_here(folder, center, small) as here:
+        monkeypatch.setattr("clients.gate.gate.SLACK", 0)
         world = World(center, here, Liar(here.address))
         asked, message = world.ask()
         objects = objects_of(reply_to(message))

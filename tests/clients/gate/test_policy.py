@@ -16,7 +16,16 @@ from clients.gate.facts import InstructionFacts, ReplyFacts
 from clients.gate.payload import read_instruction, read_reply
 from clients.gate.policy import Policy, judge, leaves
 from clients.gate.policy_file import load_file, load_policy, parse
-from clients.gate.rules import Bundles, Cohort, Limits, Normalisation, Release, Rule, StageRules
+from clients.gate.rules import (
+    Bundles,
+    Cohort,
+    Limits,
+    Normalisation,
+    Release,
+    Rule,
+    StageRules,
+    StudyEntry,
+)
 from common.errors import InputError
 from common.wire.crossing import STEPS
 from common.wire.gate import (
@@ -268,11 +277,67 @@ def test_the_template_is_sound_and_fits_a_study_of_today(tmp_path: Path) -> None
     study = tiny(arms=["ensemble", "lower", "ensemble_adapted"])
     crossing = json.loads(study.for_sites().canonical())
     rules = Policy(
-        file.model_copy(update={"studies": {"tiny": None}, "bundles": Bundles(any=True)}),
+        file.model_copy(
+            update={
+                "studies": {"tiny": StudyEntry(manifest="tiny.json", sha256="0" * 64)},
+                "bundles": Bundles(any=True),
+            }
+        ),
         {"tiny": manifest_of(study)},
     )
     asked = InstructionFacts("query.enrol", crossing, study.for_sites().digest)
     assert refusal(rules, None, asked) == (0, "")
+    for key, value, words in (
+        ("arms", ["ensemble", "my_package.mine:Strategy"], "study, 'arms': 'my_package.mine:Stra"),
+        ("federation", {"aggregation": "a.b:C"}, "'federation.aggregation': 'a.b:C' is not of"),
+        ("split", {}, "study, 'split.test': is not there, and a rule says what it must be"),
+    ):
+        code, why = refusal(rules, None, replaced(asked, study={**crossing, key: value}))
+        assert code == REFUSED_INSTRUCTION
+        assert words in why
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{}, *({"count_bucket": step} for step in (None, [], [10], 10.0, "10"))],
+)
+def test_a_rule_for_one_key_is_not_evaded_by_leaving_it_out(said: dict[str, Any]) -> None:
+    rules = policy(study={"*": Rule(), "federation.count_bucket": Rule(low=10)})
+    study = {**STUDY, "federation": {"count_bucket": 10}}
+    assert refusal(rules, None, replaced(ASKED, study=study)) == (0, "")
+    for evasive in ({**STUDY, "federation": said}, {**STUDY, "federation": None}, STUDY):
+        code, why = refusal(rules, None, replaced(ASKED, study=evasive))
+        assert code == REFUSED_INSTRUCTION
+        assert "count_bucket" in why
+
+
+def test_this_very_study_and_no_other_of_its_name() -> None:
+    digest = ASKED.study_digest
+    entry = StudyEntry(manifest="wrist.json", sha256="0" * 64, digest=digest)
+    assert refusal(policy(studies={"wrist": entry}), None) == (0, "")
+    other = entry.model_copy(update={"digest": "1" * 64})
+    code, why = refusal(policy(studies={"wrist": other}), None)
+    assert code == REFUSED_INSTRUCTION
+    assert digest in why
+    assert "1" * 64 in why
+
+
+def test_a_text_has_its_form() -> None:
+    rule = Rule(text="[a-z]+")
+    assert rule.problem("median") == ""
+    for value in ("a.b:C", "median\n", "", 3, True):
+        assert "is not of the form [a-z]+" in rule.problem(value)
+    with pytest.raises(InputError, match="no regular expression"):
+        parse(
+            {
+                "site": "w",
+                "studies": {},
+                "stages": {},
+                "metrics": {},
+                "study": {"a": {"text": "("}},
+            },
+            "p.toml",
+        )
 
 
 def test_unknown_keys_and_bad_values_are_named_together(tmp_path: Path) -> None:

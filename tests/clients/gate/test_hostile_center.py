@@ -11,16 +11,16 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from flwr.proto.fab_pb2 import GetFabRequest, GetFabResponse
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
 
-from clients.gate import gate
 from clients.gate.facts import RefusedError
+from clients.gate.judging import let_in
 from clients.gate.objects import object_id, written, written_message, written_names
 from clients.gate.payload import read_instruction
 from clients.gate.rules import Bundles
 from common.ledger_format import seal
 from common.wire import gate as codes
 from server.receipts import read_letter
-from tests.clients.gate import center as centers
 from tests.clients.gate.center import NODE, Center
 from tests.clients.gate.here import Here, gate_here
 from tests.clients.gate.supernode import Liar, supernode
@@ -122,10 +122,9 @@ def test_a_tensor_of_a_dtype_that_is_none_stops_nothing(
     root = kept(written_message(message, record))
     children = [ObjectTree(object_id=small), ObjectTree(object_id=weights, children=nodes)]
     tree = ObjectTree(object_id=root, children=[ObjectTree(object_id=record, children=children)])
-    honest = centers.get_object_tree
     monkeypatch.setattr(
-        centers, "get_object_tree",
-        lambda asked: tree if asked.metadata.message_id == root else honest(asked),
+        "tests.clients.gate.center.get_object_tree",
+        lambda asked: tree if asked.metadata.message_id == root else get_object_tree(asked),
     )  # fmt: skip
     with gate_here(tmp_path / "gate", center) as here, supernode(here.address) as node:
         with center.lock:
@@ -140,7 +139,6 @@ def test_a_tensor_of_a_dtype_that_is_none_stops_nothing(
 def test_a_fault_at_one_instruction_does_not_keep_out_the_next(
     tmp_path: Path, center: Center, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    let_in = gate.let_in
     faults = [ZeroDivisionError("of the gate's own")]
 
     def faulty(*given: Any) -> Any:
@@ -148,7 +146,7 @@ def test_a_fault_at_one_instruction_does_not_keep_out_the_next(
             raise faults.pop()
         return let_in(*given)
 
-    monkeypatch.setattr(gate, "let_in", faulty)
+    monkeypatch.setattr("clients.gate.gate.let_in", faulty)
     with gate_here(tmp_path / "gate", center) as here, supernode(here.address) as node:
         asked = center.ask(instruction())
         refused(here, center, asked, codes.REFUSED_INSTRUCTION, "ZeroDivisionError")
@@ -158,7 +156,7 @@ def test_a_fault_at_one_instruction_does_not_keep_out_the_next(
 def test_more_than_any_instruction_of_its_studies_is_not_kept(
     tmp_path: Path, center: Center, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "SLACK", 4096)
+    monkeypatch.setattr("clients.gate.gate.SLACK", 4096)
     message = instruction()
     message.content["weights"] = ArrayRecord(
         {f"w{place}": Array("uint8", (10**6,), "numpy.ndarray", bytes([place]) * 10**6)

@@ -15,13 +15,13 @@ from pathlib import Path
 from cryptography import x509
 
 from clients import namespace
+from clients.agreement import agreement, message_bytes
 from clients.data.manifest import MANIFEST, read_manifest
 from clients.finding import Finding
 from clients.gate.approvals import approved
 from clients.gate.node_key import read_node_key
 from clients.gate.policy import Policy
 from clients.gate.policy_file import load_policy
-from clients.gate.tensors import DTYPES, npy_header
 from clients.reach import reach
 from clients.site_file import SiteFile
 from clients.supernode import can_be_shut_in, owner_of
@@ -52,7 +52,9 @@ def preflight(site: SiteFile) -> Iterator[Finding]:
 
 def here(site: SiteFile) -> Iterator[Finding]:
     """What is to be seen on this machine alone; `sonofed site up` asks for it too."""
-    for check in (_data, _policy, _keys, certificates, _disk, _memory, _solitude, _user):
+    for check in (
+        _data, _policy, _agreement, _keys, certificates, _disk, _memory, _solitude, _user
+    ):  # fmt: skip
         yield from check(site)
 
 
@@ -122,6 +124,10 @@ def _policy(site: SiteFile) -> Iterator[Finding]:
     else:
         count = len(policy.approved) + len(policy.file.bundles.approved)
         yield Finding("policy", "ok", f"{studies}; {count} code bundles approved")
+
+
+def _agreement(site: SiteFile) -> Iterator[Finding]:
+    yield from agreement(site, _loaded(site))
 
 
 def _loaded(site: SiteFile) -> Policy | InputError:
@@ -224,23 +230,13 @@ def _largest_message(site: SiteFile) -> int:
         return 0
     return max(
         (
-            sum(
-                len(npy_header(DTYPES[t.dtype], t.shape)) + _bytes(t.dtype, t.shape)
-                for t in tensors
-            )
+            message_bytes(tensors)
             for manifest in policy.manifests.values()
             for exchange in manifest.exchanges.values()
             for tensors in (exchange.down, exchange.up)
         ),
         default=0,
     )
-
-
-def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    size = int(DTYPES[dtype][2:])
-    for side in shape:
-        size *= side
-    return size
 
 
 def _memory(site: SiteFile) -> Iterator[Finding]:
@@ -296,18 +292,30 @@ def _user(site: SiteFile) -> Iterator[Finding]:
     except InputError as error:
         yield Finding("user", "fail", error.problems[0], "correct [network] user")
         return
-    needed = [site.site.data_folder / MANIFEST, Path(sys.executable), Path(namespace.__file__)]
+    python = Path(sys.executable)
+    needed = dict.fromkeys(
+        [site.site.data_folder / MANIFEST, python, python.resolve(), Path(namespace.__file__)]
+    )
     closed = [
         str(path) for path in needed
         if owner is not None and path.exists() and not _readable(path, owner)
     ]  # fmt: skip
     if closed:
         yield Finding(
-            "user", "fail", f"the user {name} cannot read {', '.join(closed)}",
-            "give it the right, or move them to where it has",
-        )  # fmt: skip
+            "user", "fail", f"the user {name} cannot read {', '.join(closed)}", _way_in(closed)
+        )
     else:
         yield Finding("user", "ok", f"training runs as {name}")
+
+
+def _way_in(closed: list[str]) -> str:
+    if any(Path(path).is_relative_to("/root") for path in closed):
+        return (
+            "/root is root's alone, and so is a Python or an installation in it: install and keep "
+            "them where everybody may read, such as /opt/sonofed (with a Python from the system's "
+            "packages), not below /root"
+        )
+    return "give it the right, or move them to where it has"
 
 
 def _readable(path: Path, owner: tuple[int, int]) -> bool:

@@ -6,6 +6,7 @@ line with how many files went and the SHA-256 over theirs. It names no study's p
 
 import csv
 import hashlib
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -26,6 +27,8 @@ from clients.words import CLOSED_OUTLINES, DECISIONS, LABELS, OUTLINE_FOLDER, OU
 from common.errors import InputError
 
 SPOOL = "spool"
+STUDY_FOLDER = re.compile(r".+-[0-9a-f]{8}")
+"""As `clients.settings.study_folder` names them."""
 TABLES = (LABELS, OUTLINES, DECISIONS, CLOSED, CLOSED_OUTLINES, WORKLIST)
 """Tables with a column `id`: experts' work, which nothing can make again."""
 KEPT = (*TABLES, ASKED, RULES)
@@ -78,7 +81,7 @@ def purge_all(site: SiteFile) -> Purged:
     """
     with closing(_spool(site)) as spool:
         waiting = [exchange.folder for exchange in spool.exchanges.values()]
-        return _take(site, "all", [site.site.cache, *_studies(site), *waiting])
+        return _take(site, "all", [site.site.cache, *_folders(site), *waiting])
 
 
 def purge_patient(site: SiteFile, patient: str) -> Purged:
@@ -105,7 +108,7 @@ def purge_patient(site: SiteFile, patient: str) -> Purged:
         waiting = [exchange.folder for exchange in spool.exchanges.values()]
         gone: list[Path] = [site.site.cache, *waiting]
         rewritten: list[tuple[Path, Less]] = []
-        for folder in _studies(site):
+        for folder in _folders(site):
             for path in sorted(p for p in folder.rglob("*") if p.is_file()):
                 if path.parent.name == OUTLINE_FOLDER:
                     continue
@@ -159,10 +162,15 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _studies(site: SiteFile) -> list[Path]:
-    """Each study's folder at the site."""
+def _folders(site: SiteFile) -> list[Path]:
+    """All that training writes in: each study's folder, and what lies beside them."""
     work = site.site.folder
     return sorted(path for path in work.iterdir() if path.is_dir()) if work.is_dir() else []
+
+
+def _studies(site: SiteFile) -> list[Path]:
+    """Each study's folder at the site."""
+    return [path for path in _folders(site) if STUDY_FOLDER.fullmatch(path.name)]
 
 
 def _spool(site: SiteFile) -> Spool:

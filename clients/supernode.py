@@ -66,6 +66,8 @@ class SuperNode:
         Raises:
             InputError: If it cannot be shut in here.
         """
+        if self.open_network:
+            check_port(self.listen)
         for folder in (self.settings.folder, self.settings.cache, self.home, self.temporary):
             folder.mkdir(parents=True, exist_ok=True)
             if self.owner is not None:
@@ -93,6 +95,10 @@ class SuperNode:
         if not descriptors:
             process.kill()
             process.wait()
+            if self.open_network:
+                raise InputError(
+                    f"the SuperNode of {self.settings.name} does not start (see {self.log})"
+                )
             raise InputError(
                 f"the SuperNode of {self.settings.name} cannot be shut into an empty network here "
                 f"(see {self.log}); site.toml's [network] allow_open_network = true would run it "
@@ -207,6 +213,25 @@ def can_be_shut_in() -> bool:
             [sys.executable, "-c", PROBE, folder], stdout=out, stderr=out, check=False
         )
     return found.returncode == 0
+
+
+def check_port(listen: str) -> None:
+    """Whether the gate could listen there, in the machine's own network.
+
+    Raises:
+        InputError: If somebody else does.
+    """
+    host, _, port = listen.rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+            probe.listen(1)
+        except OSError as error:
+            raise InputError(
+                f"[gate] listen: {listen} cannot be had ({error.strerror}); stop what listens "
+                "there, or name another port in site.toml"
+            ) from None
 
 
 def free_port() -> int:

@@ -7,6 +7,7 @@ open: nobody without the invitation can make or change one. The admission holds 
 
 import hashlib
 import hmac
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -31,6 +32,7 @@ class Invitation(_File):
         token: The secret of this invitation; good once.
         expires: Until when.
         study: SHA-256 of the study that is planned; empty where none is named.
+        versions: At the center, of what must agree (`common.versions`).
     """
 
     format: Literal["sonofed-invitation-1"] = "sonofed-invitation-1"
@@ -41,6 +43,7 @@ class Invitation(_File):
     token: str
     expires: datetime
     study: str = ""
+    versions: dict[str, str] = {}
 
 
 class Request(_File):
@@ -85,6 +88,7 @@ class Admission(_File):
         certificate: The site's own certificate (PEM).
         node_id: Flower's number of its node.
         expires: When the certificate ends.
+        versions: At the center, as in the invitation.
     """
 
     format: Literal["sonofed-admission-1"] = "sonofed-admission-1"
@@ -95,8 +99,14 @@ class Admission(_File):
     certificate: str
     node_id: int
     expires: datetime
+    versions: dict[str, str] = {}
 
 
+WANTED = {
+    "invitation": "SITE.invitation, from the coordinator",
+    "request": "SITE.request, made by `sonofed site join` at the site",
+    "admission": "SITE.admission, the coordinator's answer",
+}
 F = TypeVar("F", bound=_File)
 
 
@@ -107,11 +117,29 @@ def read_file(path: Path, kind: type[F]) -> F:
         InputError: If it is not there, or is something else.
     """
     try:
-        return kind.model_validate_json(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, ValidationError) as error:
-        told = "; ".join(str(e["msg"]) for e in error.errors()) if isinstance(
-            error, ValidationError
-        ) else str(error.strerror)  # fmt: skip
-        raise InputError(f"{path}: is no {kind.__name__.lower()} ({told:.200})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        what, other = kind.__name__.lower(), _kind(data)
+        if other == what:
+            fields = ", ".join(dict.fromkeys(str(e["loc"][0]) for e in error.errors() if e["loc"]))
+            raise InputError(
+                f"{path}: is damaged, or of another version of sonofed; of {WANTED[what]}, these "
+                f"lines do not fit: {fields}"
+            ) from None
+        instead = f" but {'an' if other[0] in 'ai' else 'a'} {other}" if other else ""
+        raise InputError(f"{path}: is no {what}{instead}; {WANTED[what]} is wanted here") from None
+
+
+def _kind(data: bytes) -> str:
+    """Which of the three a file says that it is; empty if none."""
+    try:
+        told = json.loads(data)["format"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return next((what for what in WANTED if told == f"sonofed-{what}-1"), "")

@@ -4,6 +4,7 @@ import common.environment  # noqa: F401, I001 - before Flower
 
 import argparse
 import ctypes
+import json
 import logging
 import os
 import signal
@@ -12,15 +13,16 @@ import sys
 import threading
 from pathlib import Path
 
-from clients.gate.approvals import approved
+from clients.gate.approvals import approved, notes
 from clients.gate.book import Book
 from clients.gate.courier import Courier
 from clients.gate.door import Door
 from clients.gate.fleet import Server
 from clients.gate.gate import Gate
+from clients.gate.network import is_open, user_number
 from clients.gate.node_key import make_node_key, read_node_key
 from clients.gate.policy_file import load_policy
-from clients.gate.spool import Spool
+from clients.gate.spool import Spool, Standing
 from clients.gate.upstream import Transport, Upstream, tls
 from clients.site_file import SiteFile, load_site, split_address
 from common.errors import InputError
@@ -50,7 +52,9 @@ def run(site: SiteFile, listen_fd: int | None = None) -> None:
     folder = site.gate.folder
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
-    # Found now rather than at the first instruction: approvals that were changed.
+    for note in notes(folder):
+        log.warning("approvals: %s", note)
+    # Found now rather than at the first instruction: approvals that were changed, or could be cut.
     approved(folder)
     key_path = site.gate.node_key
     if not key_path.exists():
@@ -59,10 +63,11 @@ def run(site: SiteFile, listen_fd: int | None = None) -> None:
     transport = Transport(
         site.upstream.address, context, read_node_key(key_path), site.upstream.proxy
     )
-    spool = Spool(folder / "spool")
+    spool = _spool(folder / "spool")
     listener = _listener(site.gate.listen, listen_fd)
     with Book(folder, site.site.name, "gate") as book:
         gate = Gate(folder, policy, Upstream(transport), spool, book)
+        book.network(is_open=is_open(listener), uid=user_number(site.network.user))
         courier = Courier(gate)
         server = Server(listener, Door(gate, courier).answer)
         stop = threading.Event()
@@ -71,8 +76,8 @@ def run(site: SiteFile, listen_fd: int | None = None) -> None:
         gate.settle_old()
         courier.start()
         threading.Thread(target=server.serve_forever, name="door", daemon=True).start()
-        if site.network.allow_open_network:
-            log.warning("[network] allow_open_network: the SuperNode has other ways out than this")
+        if is_open(listener):
+            log.warning("the SuperNode is in this machine's network: it has other ways out")
         log.info("%s: door at %s, out to %s", site.site.name, _where(listener),
                  site.upstream.address)  # fmt: skip
         stop.wait()
@@ -81,6 +86,32 @@ def run(site: SiteFile, listen_fd: int | None = None) -> None:
         courier.stop()
         gate.close()
     spool.close()
+
+
+def _spool(folder: Path) -> Spool:
+    """The spool, once the small files in it have been read.
+
+    Raises:
+        InputError: Naming the file that is damaged, and what to do with it.
+    """
+    for path in sorted((folder / "exchanges").glob("*/standing.json")):
+        try:
+            Standing.model_validate_json(path.read_bytes())
+        except (ValueError, OSError):
+            raise InputError(
+                f"{path}: is damaged, so nobody can say where this exchange stands; move its "
+                "folder out of the spool and start again: the centre gets no answer to that "
+                "instruction, and goes on when its time is over"
+            ) from None
+    node = folder / "node.json"
+    try:
+        if node.exists():
+            int(json.loads(node.read_bytes())["node_id"])
+    except (ValueError, LookupError, TypeError, OSError):
+        raise InputError(
+            f"{node}: is damaged; remove it and start again: the centre tells the node's id anew"
+        ) from None
+    return Spool(folder)
 
 
 def _listener(address: str, listen_fd: int | None) -> socket.socket:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from clients.center import CENTER
 from clients.purge import Purged, purge_all, purge_patient, purge_study
 from clients.site_file import SiteFile, load_site
 from clients.words import OUTLINE_FOLDER
@@ -69,24 +70,36 @@ def backup(
     """
     found = load_site(site)
     root = site.absolute().parent
+    if to.exists():
+        raise InputError(f"{to}: is there already")
+    # Beside its place, then in: half a backup must not look like one.
+    beside = to.with_name(f".{to.name}.{os.getpid()}")
     try:
-        descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise InputError(f"{to}: is there already") from None
+        count = _pack(beside, root, _kept(found, site.absolute()))
+        beside.rename(to)
     except OSError as error:
-        raise InputError(f"{to}: {error.strerror}") from None
-    count = 0
-    with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as packed:
-        for path in _kept(found, site.absolute()):
-            packed.add(path, path.relative_to(root) if path.is_relative_to(root) else path.name)
-            count += 1
+        raise InputError(f"{to}: {error.strerror}; no backup was made") from None
+    finally:
+        beside.unlink(missing_ok=True)
     say(f"{to}: {count} files, {to.stat().st_size / 1e6:.1f} MB; it holds private keys")
+
+
+def _pack(to: Path, root: Path, paths: list[Path]) -> int:
+    """Pack files, named from the site's folder where they lie in it; gives how many."""
+    descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as raw:
+        with tarfile.open(fileobj=raw, mode="w:gz") as packed:
+            for path in paths:
+                packed.add(path, path.relative_to(root) if path.is_relative_to(root) else path.name)
+        raw.flush()
+        os.fsync(descriptor)
+    return len(paths)
 
 
 def _kept(site: SiteFile, file: Path) -> list[Path]:
     single = [
         file, site.gate.policy, site.gate.node_key, site.upstream.ca, site.upstream.certificate,
-        site.upstream.key,
+        site.upstream.key, site.upstream.key.with_name(CENTER),
     ]  # fmt: skip
     gate = [
         path

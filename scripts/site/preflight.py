@@ -1,6 +1,7 @@
 """`sonofed site check`: whether this site can take part, and what to do where it cannot."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import typer
 from rich.markup import escape
@@ -15,9 +16,14 @@ from scripts.live import say, show
 MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]look[/]", "fail": "[red]NO[/]"}
 
 
-def look(site: SiteFile) -> None:
-    """Show each finding; exit code 1 where one of them keeps the site out."""
-    _end(list(_shown(site.site.name, preflight(site))))
+def look(site: SiteFile, more: Iterable[Finding] = ()) -> None:
+    """Show each finding; exit code 1 where one of them keeps the site out.
+
+    Args:
+        site: The site's file.
+        more: Further findings.
+    """
+    _end(list(_shown(site.site.name, chain(preflight(site), more))))
 
 
 def firewall(site: SiteFile) -> None:

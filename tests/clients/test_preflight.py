@@ -1,5 +1,6 @@
 """Whether a site can take part: each thing that is wrong is found, and said with a remedy."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -9,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from clients import preflight as preflight_module
 from clients import reach as module
 from clients.finding import Finding
 from clients.preflight import preflight
 from clients.reach import reach
+from common.versions import versions
 from tests.clients.gate.center import Center, Keys
 from tests.clients.hospital import Hospital, hospital
+
+DIGEST, OTHER = "ab" * 32, "cd" * 32
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +42,84 @@ def test_a_sound_site(tmp_path: Path, keys: Keys) -> None:
     assert findings["policy"].words == "wrist; 1 code bundles approved"
     assert findings["shut in"].standing == "warn"
     assert not center.calls, "looking asks the server for nothing"
+
+
+def told(place: Hospital, **center: object) -> None:
+    """What the center has said of itself."""
+    place.put("keys/center.json", json.dumps(center))
+
+
+def hold(place: Hospital, digest: str) -> None:
+    """Have the policy hold a study's own digest."""
+    text = (place.folder / "policy.toml").read_text()
+    place.put("policy.toml", text.replace("[stages]", f'digest = "{digest}"\n[stages]'))
+
+
+def test_what_the_center_has_agrees(tmp_path: Path, keys: Keys) -> None:
+    place = hospital(tmp_path / "west", keys)
+    told(place, versions=versions(), study=DIGEST)
+    hold(place, DIGEST)
+    findings = found(place)
+    for what in ("versions", "study", "study wrist"):
+        assert findings[what].standing == "ok", findings[what]
+
+
+def test_another_study_than_the_policy_holds(tmp_path: Path, keys: Keys) -> None:
+    """Both digests are shown."""
+    place = hospital(tmp_path / "west", keys)
+    told(place, study=DIGEST)
+    finding = found(place)["study"]
+    assert finding.standing == "warn"
+    assert DIGEST in finding.words
+    hold(place, OTHER)
+    finding = found(place)["study"]
+    assert finding.standing == "fail"
+    assert DIGEST in finding.words
+    assert OTHER in finding.words
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "standing"),
+    [
+        ("sonofed", "99.0.0", "fail"),
+        ("flwr", "99.0.0", "fail"),
+        # The center may have been upgraded since it last wrote.
+        ("sonofed", "0.0.1", "warn"),
+    ],
+)
+def test_another_version_than_the_center_has(
+    tmp_path: Path, keys: Keys, package: str, version: str, standing: str
+) -> None:
+    place = hospital(tmp_path / "west", keys)
+    told(place, versions={package: version})
+    finding = found(place)["versions"]
+    assert finding.standing == standing
+    assert f"{package} is {versions()[package]} here and {version} at the center" in finding.words
+
+
+def test_a_policy_that_does_not_cover_its_studies(tmp_path: Path, keys: Keys) -> None:
+    place = hospital(tmp_path / "west", keys)
+    text = (place.folder / "policy.toml").read_text()
+    place.put("policy.toml", text.replace('"*" = {}', "loss = {}", 1))
+    finding = found(place)["study wrist"]
+    assert (finding.standing, "metric patients" in finding.words) == ("warn", True)
+    place.put("policy.toml", text.replace("mim = {}", "mim = { message_mb = 1e-6 }"))
+    assert "weights of mim" in found(place)["study wrist"].words
+    place.put("policy.toml", text.replace("mim = {}", "enrol = {}"))
+    finding = found(place)["study wrist"]
+    assert (finding.standing, finding.words) == ("fail", "the policy allows none of its stages")
+
+
+def test_a_damaged_word_of_the_center(tmp_path: Path, keys: Keys) -> None:
+    place = hospital(tmp_path / "west", keys)
+    place.put("keys/center.json", "{")
+    finding = found(place)["center"]
+    assert (finding.standing, "is damaged" in finding.words) == ("fail", True)
+
+
+def test_what_lies_below_root_has_a_hint() -> None:
+    assert "/opt" in preflight_module._way_in(["/data/index.csv", "/root/.venv/bin/python"])
+    assert "/opt" not in preflight_module._way_in(["/data/index.csv"])
 
 
 Spoil = Callable[[Hospital], object]

@@ -1,7 +1,10 @@
 """What purge removes, what it leaves, and that the ledger says so without naming anybody."""
 
+import errno
+import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +72,18 @@ def test_a_study(place: Hospital) -> None:
 def test_of_a_study_that_is_not_here(place: Hospital) -> None:
     with pytest.raises(InputError, match=r"'heart'; there are lung, wrist"):
         purge_study(place.site, "heart")
+
+
+def test_folders_beside_the_studies_are_none(place: Hospital) -> None:
+    """Flower's bundles and temporary files lie there too; `--all` takes them along."""
+    for name in ("flower", "tmp", "poc-1"):
+        place.put(f"work/{name}/x", b"x")
+    with pytest.raises(InputError, match=r"'flower'; there are lung, wrist$"):
+        purge_study(place.site, "flower")
+    with pytest.raises(InputError, match=r"''; there are lung, wrist$"):
+        purge_study(place.site, "")
+    purge_all(place.site)
+    assert not files(place, "work")
 
 
 def test_a_patient(place: Hospital) -> None:
@@ -148,3 +163,24 @@ def test_a_backup_has_what_cannot_be_made_again(place: Hospital, tmp_path: Path)
     assert not [name for name in names if name.startswith("data")]
     with pytest.raises(InputError, match="there already"):
         backup(to, place.file)
+
+
+def test_half_a_backup_is_none(
+    place: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills: one sentence, and no file that looks like a backup."""
+    to = tmp_path / "backups" / "west.tar.gz"
+    to.parent.mkdir()
+    add, many = tarfile.TarFile.add, iter(range(3))
+
+    def full(self: tarfile.TarFile, *given: Any, **named: Any) -> None:
+        if next(many, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        add(self, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile.TarFile, "add", full)
+        with pytest.raises(InputError, match="No space left on device; no backup was made"):
+            backup(to, place.file)
+    assert not list(to.parent.iterdir())
+    backup(to, place.file)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from clients.gate.network import is_open
 from clients.settings import SiteSettings
 from clients.supernode import SuperNode, can_be_shut_in, free_port, owner_of
 from common.config.data import DataSpec
@@ -81,6 +82,7 @@ def test_the_listening_socket_is_heard_outside(tmp_path: Path) -> None:
         connection, _ = listener.accept()
         with connection:
             assert connection.recv(64) == b"hello\n"
+        assert not is_open(listener)
     # Outside there is nobody at that address.
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", 9701)) != 0
@@ -190,6 +192,7 @@ def test_an_open_network_must_be_asked_for(tmp_path: Path) -> None:
     shell = node(tmp_path, listen=f"127.0.0.1:{port}", open_network=True)
     with started(shell, "sleep 1000") as (process, listener):
         assert listener.getsockname() == ("127.0.0.1", port)
+        assert is_open(listener)
         below = descendants(process.pid)
         os.kill(process.pid, signal.SIGTERM)
         process.wait(30)
@@ -198,6 +201,18 @@ def test_an_open_network_must_be_asked_for(tmp_path: Path) -> None:
     while (left := [pid for pid in below if not is_over(pid)]) and time.monotonic() < until:
         time.sleep(0.05)
     assert not left
+
+
+def test_a_port_that_somebody_has(tmp_path: Path) -> None:
+    """In the machine's own network; it is no matter of an empty one."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        shell = node(tmp_path, listen=listen, open_network=True)
+        with pytest.raises(InputError, match=f"{listen} cannot be had .*in use") as caught:
+            shell.start()
+    assert "empty network" not in str(caught.value)
 
 
 @AS_ROOT

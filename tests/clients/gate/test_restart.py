@@ -28,6 +28,9 @@ ROUTES = [
     ("push-object", 7), ("push-object", 13),
 ]  # fmt: skip
 
+BEGAN = ["opened", "policy", "network"]
+"""A ledger's first lines."""
+
 
 class Answerer(threading.Thread):
     """A SuperNode that answers whatever comes, on Flower's own connection, until it is let go."""
@@ -113,7 +116,7 @@ def test_a_gate_that_is_killed_with_an_instruction_on_its_way_to_it(
         wait_until_over(process)
         assert process.starts == 2
         kinds = [event["kind"] for event in process.events]
-        assert kinds == ["opened", "policy", "instruction", "reply"]
+        assert kinds == [*BEGAN, "instruction", "reply"]
 
 
 def wait_until_over(process: Process) -> None:
@@ -194,7 +197,7 @@ def test_a_supernode_that_is_killed_while_it_replies(
         wait_until_over(process)
         process.kill()
         kinds = [event["kind"] for event in process.events]
-        assert kinds == ["opened", "policy", "instruction", "reply"]
+        assert kinds == [*BEGAN, "instruction", "reply"]
 
 
 def test_both_are_killed(tmp_path: Path, center: Center) -> None:
@@ -217,7 +220,7 @@ def test_code_that_never_answers_is_given_up(tmp_path: Path, center: Center) -> 
         threading.Thread(target=node.receive, daemon=True).start()
         left = center.answer(asked)
         assert left.error.code == 1108
-        assert left.error.reason == "ledger line 3"
+        assert left.error.reason == f"ledger line {len(BEGAN) + 1}"
 
 
 def crash_of(message: Message) -> Message:
@@ -249,7 +252,7 @@ def test_code_that_is_killed_at_work_gets_its_instruction_again(
         assert left.content.array_records["weights"] == reply.content.array_records["weights"]
         wait_until_over(process)
         kinds = [event["kind"] for event in process.events]
-        assert kinds == ["opened", "policy", "instruction", "reply"]
+        assert kinds == [*BEGAN, "instruction", "reply"]
 
 
 def test_code_that_is_killed_every_time_is_given_up(tmp_path: Path, center: Center) -> None:
@@ -260,7 +263,7 @@ def test_code_that_is_killed_every_time_is_given_up(tmp_path: Path, center: Cent
         left = center.answer(asked)
         assert left.error.code == ErrorCode.CLIENT_APP_CRASHED
         wait_until_over(process)
-        assert [event["kind"] for event in process.events][2:] == ["instruction", "error"]
+        assert [event["kind"] for event in process.events][len(BEGAN) :] == ["instruction", "error"]
         # The next one begins anew.
         again = center.ask(instruction())
         node.give(crash_of(node.take()))
@@ -337,7 +340,7 @@ def test_a_power_cut_before_the_server_may_forget(tmp_path: Path, center: Center
         wait_until_over(process)
         assert "confirm-message-received" in [route for route, _, _ in center.calls]
         kinds = [event["kind"] for event in process.events]
-        assert kinds == ["opened", "policy", "instruction", "reply"]
+        assert kinds == [*BEGAN, "instruction", "reply"]
 
 
 def test_nothing_is_sent_before_the_server_may_forget(tmp_path: Path, center: Center) -> None:
@@ -366,7 +369,7 @@ def test_a_run_that_is_over(tmp_path: Path, center: Center) -> None:
         node.give(reply_to(node.take()))
         assert center.answer(again).has_content()
         wait_until_over(process)
-        kinds = [event["kind"] for event in process.events][2:]
+        kinds = [event["kind"] for event in process.events][len(BEGAN) :]
         assert kinds == ["instruction", "reply", "undelivered", "instruction", "reply"]
 
 
@@ -380,7 +383,7 @@ def test_a_reply_that_the_server_does_not_take(tmp_path: Path, center: Center) -
         node.give(reply_to(message))
         wait_until_over(process)
         assert process.events[-1]["kind"] == "undelivered"
-        assert process.events[-1]["instruction"] == 2
+        assert process.events[-1]["instruction"] == len(BEGAN)
     assert asked not in center.answers
 
 

@@ -30,7 +30,7 @@ STUDY = Path(__file__).resolve().parents[3] / "configs" / "poc.toml"
 VICTIM = "hillcrest"
 ATTEMPTS = 3
 COMPUTED_S = 4.0
-LONG = {"training": ["mim.epochs=200"]}
+LONG = {victim: ["mim.epochs=200"] for victim in ("training", "terminated")}
 """So that there is a middle of the training to be killed in."""
 
 
@@ -123,7 +123,10 @@ VICTIMS: dict[str, Callable[[Rehearsal], list[int]]] = {
     "nginx": lambda made: center(made, "front"),
     "superlink": lambda made: center(made, "superlink"),
     "serverapp": server_app,
+    "terminated": at_work,
 }
+SIGNALS = {"terminated": signal.SIGTERM}
+"""Instead of SIGKILL: Flower's own process would end its task, and its SuperNode wait for ever."""
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 600.0) -> None:
@@ -166,10 +169,10 @@ def test_a_study_survives_a_kill(rehearsal: Rehearsal, victim: str, tmp_path: Pa
     wait_for(lambda: set(client_apps(rehearsal)) - old)
     wait_for(lambda: set(VICTIMS[victim](rehearsal)) - old)
     for pid in set(VICTIMS[victim](rehearsal)) - old:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, SIGNALS.get(victim, signal.SIGKILL))
     resumed = carry_on(rehearsal, study, folder)
     print(f"{victim}: resumed {resumed} times, {time.monotonic() - began:.0f} s")
-    if victim == "training":
+    if VICTIMS[victim] is at_work:
         words = "was killed at work; handed down again"
         assert words in (rehearsal.sites[VICTIM].folder / "logs" / "gate.log").read_text()
         assert resumed == 0

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from common import holder
 from common.errors import InputError
 
 TICK_S = 0.2
@@ -27,6 +28,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 STEADY_S = 60.0
 """After so long at work, the next pause is a short one again."""
 GRACE_S = 15.0
+SIGN_S = 5.0
+"""A keeper says at once who it is."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 log = logging.getLogger("sonofed.keeper")
@@ -245,6 +248,7 @@ def take_lock(status: Path) -> int:
     except OSError:
         os.close(lock)
         raise InputError(f"{status.parent}: is up already; stop it first") from None
+    holder.sign(lock)
     return lock
 
 
@@ -283,19 +287,25 @@ def stop_keeper(status: Path, timeout_s: float = 60.0) -> bool:
 
     Returns:
         Whether one was at work.
+
+    Raises:
+        InputError: If it runs in a container: its number is another process's here.
     """
-    told = read_status(status)
-    if told is None:
-        return False
-    kill(int(told["pid"]), signal.SIGTERM)
-    end = time.monotonic() + timeout_s
+    pid, began = None, time.monotonic()
     # It lets go of its lock a moment before it is gone.
-    while is_up(status) or not is_over(int(told["pid"])):
-        if time.monotonic() > end:
-            kill(int(told["pid"]), signal.SIGKILL)
+    while is_up(status) or (pid is not None and not is_over(pid)):
+        passed = time.monotonic() - began
+        if pid is None:
+            pid = holder.holder(lock_of(status))
+            if pid is not None:
+                kill(pid, signal.SIGTERM)
+            elif passed > SIGN_S:
+                raise InputError(f"{status.parent}: is up, and does not say as which process")
+        elif passed > timeout_s:
+            kill(pid, signal.SIGKILL)
             break
         time.sleep(TICK_S)
-    return True
+    return pid is not None
 
 
 def is_over(pid: int) -> bool:

@@ -5,10 +5,12 @@ grow and touches nothing.
 """
 
 import json
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,12 +26,15 @@ from rich.text import Text
 from common.config.study import Study
 from common.plan import make_plan
 from scripts.progress import Progress, Row, clock
+from scripts.standing import EXPERTS, Standing, Standings, when
 
 console = Console(highlight=False, soft_wrap=True)
 
 Callback = Callable[[int, int], None]
 
 
+SEEN_S = 10.0
+"""How often it is asked which sites are there."""
 WIDTH = 170
 """Columns of a table where there is no terminal."""
 
@@ -92,10 +97,21 @@ class Tail:
 
 
 class Live:
-    """Follows a run folder while a block runs."""
+    """Follows a run folder while a block runs.
 
-    def __init__(self, folder: Path, study: Study) -> None:
+    Args:
+        folder: The run's.
+        study: Its study.
+        seen: On a consortium: of each site when it was last heard of. How the sites stand is then
+            told too, from the run's beginning.
+    """
+
+    def __init__(
+        self, folder: Path, study: Study, seen: Callable[[], Mapping[str, str]] | None = None
+    ) -> None:
         self.study = study
+        self.seen, self.heard, self.asked = seen, dict[str, str](), -math.inf
+        self.standings = Standings.of([], study.sites)
         self.progress = Progress(make_plan(study), denoising=study.reconstruct.steps)
         self.events = Tail(folder / "metrics.jsonl")
         self.epochs = {site: Tail(folder / "sites" / site / "epochs.jsonl") for site in study.sites}
@@ -103,12 +119,20 @@ class Live:
         self.lock = threading.Lock()
         self.thread = threading.Thread(target=self._follow, daemon=True)
         # What an earlier command did counts as done, but is not told again.
+        before = 0.0
         for event in self.events.lines():
+            if event["event"] == "study":
+                before = self.progress.done_work()
             self.progress.take(event)
+            self.standings.take(event)
         for tail in self.epochs.values():
             for _ in tail.lines():
                 pass
-        self.progress.begin()
+        if seen is None:
+            self.progress.begin()
+        else:
+            # It goes on meanwhile: its own pace is known.
+            self.progress.go_on(before, self.standings.worked_s)
         self.table = (
             RichLive(console=console, refresh_per_second=4, get_renderable=self.render)
             if console.is_terminal
@@ -116,8 +140,13 @@ class Live:
         )
 
     def __enter__(self) -> "Live":
+        self._listen()
         if self.table is not None:
             self.table.start()
+        elif self.seen is not None:
+            for one in self.standings.sites.values():
+                say(" ".join(self._site(one)))
+            say(self._left())
         self.thread.start()
         return self
 
@@ -142,9 +171,17 @@ class Live:
             for event in self.events.lines():
                 with self.lock:
                     row = self.progress.take(event)
+                    self.standings.take(event)
                 self._show(event, row)
+            if not last:
+                self._listen()
             if last:
                 return
+
+    def _listen(self) -> None:
+        """Ask now and then which sites are there."""
+        if self.seen is not None and time.monotonic() - self.asked > SEEN_S:
+            self.heard, self.asked = dict(self.seen()), time.monotonic()
 
     def _show(self, event: dict[str, Any], row: Row | None) -> None:
         """Tell one event: in a line of its own, or in the table."""
@@ -194,25 +231,71 @@ class Live:
 
     def _render(self) -> RenderableType:
         room = max(6, console.size.height - 8)
+        if self.seen is not None:
+            room = max(3, room - len(self.standings.sites) - 4)
         table = Table(title=f"{self.study.name} · seed {self.study.seed}", title_justify="left")
-        for name in ("site", "stage", "round", "epoch", "loss", "MB moved", "time"):
-            left = name in ("site", "stage")
-            table.add_column(name, justify="left" if left else "right", no_wrap=True)
+        # A consortium's sites keep their epochs to themselves; the center sees rounds.
+        hidden = {"epoch"} if self.seen is not None else set()
+        names = ("site", "stage", "round", "epoch", "loss", "MB moved", "time")
+        shown = [place for place, name in enumerate(names) if name not in hidden]
+        for place in shown:
+            left = names[place] in ("site", "stage")
+            table.add_column(names[place], justify="left" if left else "right", no_wrap=True)
         for row in list(self.progress.rows.values())[-room:]:
-            table.add_row(*_cells(row), style="dim" if row.done else "")
-        return Group(table, self._foot())
+            cells = _cells(row)
+            table.add_row(*(cells[place] for place in shown), style="dim" if row.done else "")
+        if self.seen is None:
+            return Group(table, self._foot())
+        return Group(self._standing(), table, self._foot())
+
+    def _standing(self) -> Table:
+        table = Table()
+        for name in ("site", "last seen", "last answer", "waited for"):
+            table.add_column(name, no_wrap=name != "waited for")
+        for one in self.standings.sites.values():
+            answer = f"{one.at} ({when(one.answered)})" if one.at else ""
+            table.add_row(one.site, self.heard.get(one.site, ""), answer, _waits(one))
+        return table
+
+    def _site(self, one: Standing) -> list[str]:
+        """How a site stands, as parts of a line."""
+        heard = self.heard.get(one.site)
+        return [
+            f"{one.site}:",
+            f"last seen {heard};" if heard else "",
+            f"{one.at} at {when(one.answered)};" if one.at else "has answered nothing yet;",
+            _waits(one) or "is not waited for",
+        ]
+
+    def _left(self) -> str:
+        """How far it is, and when it will have ended."""
+        return f"{self.progress.share:.0%} done{self._rest()}"
+
+    def _rest(self) -> str:
+        left = self.progress.left_s
+        if self.standings.stage == EXPERTS:
+            return f", waits for experts since {when(self.standings.since)}"
+        if left is None:
+            return ""
+        end = datetime.now(UTC) + timedelta(seconds=left)
+        return f", about {clock(left)} left, until {when(end)}"
 
     def _foot(self) -> RenderableType:
-        progress, left = self.progress, self.progress.left_s
+        progress = self.progress
         words = Text.assemble(
             (f" {progress.share:.0%}", "bold"),
             f"  {clock(progress.elapsed_s)} elapsed",
-            f", about {clock(left)} left" if left is not None else "",
+            self._rest(),
             f"  {progress.moved / 1e6:,.1f} MB moved",
         )
         grid = Table.grid()
         grid.add_row(ProgressBar(total=1.0, completed=progress.share, width=32), words)
         return grid
+
+
+def _waits(one: Standing) -> str:
+    since = f" (since {when(one.since)})" if one.since else ""
+    return f"waited for: {one.waits}{since}" if one.waits else one.gone
 
 
 def _cells(row: Row) -> list[str]:

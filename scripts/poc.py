@@ -20,6 +20,7 @@ from scripts.consortium.rehearsal import Rehearsal
 from scripts.live import Live, say
 from scripts.progress import clock
 from scripts.simulate import Engine, run_study_here
+from scripts.study.seen import seen
 from server.context import StudyStopped
 from server.receipts import KEY_FILE, RECEIPTS_FILE
 
@@ -123,7 +124,7 @@ def run(
         with made:
             say(f"up after {clock(time.monotonic() - began)}, at {made.front_address}")
             out, number = made.submit(resume=True)
-            with Live(out, study):
+            with Live(out, study, lambda: seen(made.place)):
                 made.wait(out, number)
     except StudyStopped as error:
         say(f"stopped: {error}")

@@ -77,6 +77,16 @@ class Progress:
         self.moved = 0
         self.started = self.clock()
 
+    def go_on(self, before: float, worked_s: float) -> None:
+        """What was done since some work was done counts, with the time that it took.
+
+        Args:
+            before: The work that was done then.
+            worked_s: Seconds since, without those in which nothing could be done.
+        """
+        self._before = before
+        self.started = self.clock() - worked_s
+
     def take(self, event: Mapping[str, Any]) -> Row | None:
         """Take in one event of metrics.jsonl; gives the row that it changed, if any."""
         match event["event"]:

@@ -11,18 +11,18 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from common import holder
 from common.config.load import load_study
 from common.errors import InputError
-from common.keeper import is_up, read_status, stop_keeper
+from common.keeper import is_up, lock_of, read_status, stop_keeper
 from scripts.consortium import keep, receipts
-from scripts.consortium.front_reload import reload_front
-from scripts.consortium.units import compose, unit
+from scripts.consortium.units import container, unit
 from scripts.keepers import start_keeper
 from scripts.live import say, show
 from scripts.ports import free_ports
 from server.consortium import front, membership, superlink
 from server.consortium import register as registers
-from server.consortium.authority import SITE_DAYS
+from server.consortium.authority import CA_DAYS, SITE_DAYS
 from server.consortium.place import Place, write_file
 from server.consortium.register import Register, now
 
@@ -59,7 +59,7 @@ def init(
         int, typer.Option(help="Loopback port of its gRPC health service; 0: a free one.")
     ] = 0,
 ) -> None:
-    """Found a consortium: authority, certificates, register, a systemd unit and a compose file.
+    """Found a consortium: authority, certificates, register, files for systemd and containers.
 
     The front listens on loopback until you say --listen 0.0.0.0:PORT, so that nothing opens to the
     outside by itself.
@@ -72,10 +72,14 @@ def init(
     register = membership.found(place, name or folder.name, address, told, port, health, host or [])
     superlink.write_connection(place, register)
     write_file(place.root / "sonofed-consortium.service", unit(place).encode())
-    write_file(place.root / "compose.yaml", compose(place).encode())
-    say(f"{folder}: consortium {register.name}, reached at {address}, listening on {told}")
+    for name_of_file, text in container(place).items():
+        write_file(place.root / name_of_file, text.encode())
+    called = f" as {register.name}" if name else ""
+    say(f"{folder}: founded{called}, reached at {address}, listening on {told}")
     say(f"keep {place.authority} safe and backed up: whoever has its key can admit anybody")
-    say(f"next: sonofed consortium invite SITE --consortium {folder}")
+    where = "" if folder == DEFAULT else f" --consortium {folder}"
+    say(f"next: sonofed consortium up{where}")
+    say(f"then: sonofed consortium invite SITE{where}")
 
 
 @app.command("invite")
@@ -87,13 +91,51 @@ def invite(
     study: Annotated[
         Path | None, typer.Option(metavar="STUDY.toml", help="Name the study that is planned.")
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Let a site back in that was revoked.")
+    ] = False,
 ) -> None:
     """Write an invitation: one file, good once. Hand it over by a way that you trust."""
-    digest = load_study(study, []).digest if study else ""
-    given = membership.invite(Place(consortium), site, days=days, study=digest)
-    path = out or Path(f"{site}.invitation")
+    _check_days(days)
+    path = _checked(out or Path(f"{registers.check_name(site)}.invitation"))
+    digest = load_study(study, []).for_sites().digest if study else ""
+    place = Place(consortium)
+    before = registers.read(place)
+    given = membership.invite(place, site, days=days, study=digest, again=again)
     write_file(path, given.model_dump_json(indent=1).encode() + b"\n", 0o600)
+    for line in _known(before, site):
+        say(line)
     say(f"{path}: for {site}, until {given.expires:%Y-%m-%d}; it holds a secret, so no open mail")
+
+
+def _known(register: Register, site: str) -> list[str]:
+    """What the coordinator should know of a name that is not new."""
+    member = register.sites.get(site)
+    another = "another hospital needs another name"
+    if member is not None and member.revoked is None:
+        return [f"{site} is a member already: this renews its certificate; {another}"]
+    waiting = [
+        invitation.expires for invitation in register.invitations.get(site, [])
+        if invitation.token and invitation.expires > now()
+    ]  # fmt: skip
+    if not waiting:
+        return []
+    return [
+        f"{site} has been invited already, until {max(waiting):%Y-%m-%d}, and that invitation "
+        f"holds too: the first to use one is {site}; {another}"
+    ]
+
+
+def _check_days(days: float) -> None:
+    if not 0 < days <= CA_DAYS:
+        raise InputError(f"--days {days:g}: must be more than 0, and {CA_DAYS} at most")
+
+
+def _checked(path: Path) -> Path:
+    """A file that can be written; found out before anything has happened."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: cannot be written; its folder must be there, and yours")
+    return path
 
 
 @app.command("admit")
@@ -105,14 +147,20 @@ def admit(
 ) -> None:
     """Admit a site: sign its key, bind certificate and node key to each other, tell the SuperLink.
 
-    For a member with a new invitation it is the renewal of its certificate.
+    For a member with a new invitation it is the renewal of its certificate. The same request again
+    gets the same admission again.
     """
+    _check_days(days)
     place = Place(consortium)
-    given = membership.admit(place, membership.read_request(request), days=days)
-    _apply(place)
-    path = out or Path(f"{given.site}.admission")
-    write_file(path, given.model_dump_json(indent=1).encode() + b"\n")
+    asked = membership.read_request(request)
+    path = _checked(out or Path(f"{registers.check_name(asked.site)}.admission"))
+    _check_here(place)
+    given = membership.admit(
+        place, asked, days=days,
+        save=lambda it: write_file(path, it.model_dump_json(indent=1).encode() + b"\n"),
+    )  # fmt: skip
     say(f"{path}: {given.site} is admitted until {given.expires:%Y-%m-%d}; send it this file")
+    _tell(place)
 
 
 @app.command("renew")
@@ -123,7 +171,8 @@ def renew(
     days: Annotated[float, typer.Option(help="Days that it holds.")] = membership.INVITATION_DAYS,
 ) -> None:
     """Invite a member to a new certificate; the old one holds until it ends."""
-    registers.read(Place(consortium)).site(site)
+    member = registers.read(Place(consortium)).site(site)
+    membership.check_not_revoked(site, member)
     invite(site, consortium, out, days, None)
 
 
@@ -134,17 +183,26 @@ def revoke(
 ) -> None:
     """Strike a site off at once: its certificates, its node, its open invitations."""
     place = Place(consortium)
+    _check_here(place)
     member = membership.revoke(place, site)
-    _apply(place)
     say(f"{site}: revoked, {len(member.certificates)} certificates hold no longer")
+    _tell(place)
 
 
-def _apply(place: Place) -> None:
-    """Have what runs go by the register as it is now."""
-    if not is_up(place.status):
-        return
-    reload_front(place)
-    keep.settle(place)
+def _tell(place: Place) -> None:
+    """Have what runs go by the register as it is now; what is away is told when it is back."""
+    for line in keep.tell(place):
+        say(f"note: {line}")
+
+
+def _check_here(place: Place) -> None:
+    """What runs must be within reach: in a container paths and processes are others.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if is_up(place.status):
+        holder.holder(lock_of(place.status))
 
 
 @app.command("up")

@@ -13,13 +13,15 @@ from common.config.study import Study
 from common.plugins import look_in
 from scripts import prepare
 from scripts.consortium import rehearsal
-from scripts.live import Live, say, show
+from scripts.live import Live, Tail, say, show
 from scripts.progress import clock
 from scripts.run_folders import find_runs, read_study, status_of
+from scripts.standing import Standings, when
 from scripts.study import dossier, sites
 from scripts.study.bundle import Bundle, build
 from scripts.study.place import DEFAULT, Folder, Run, run_folder, run_number
 from scripts.study.rehearse import rehearsal_of
+from scripts.study.seen import seen
 from scripts.study.submit import check, submit, wait
 from server.consortium import register as registers
 from server.consortium.control import Control
@@ -69,7 +71,8 @@ def submit_command(
 
     Every site's gate runs the code only if its bundle was approved there. Exit code 0 if the study
     finished, 1 if it did not. With --rehearse each site draws a phantom and works on that; policies
-    count as they are, and a rehearsal that was stopped goes on.
+    count as they are, and a rehearsal that was stopped goes on. A policy that refuses the study
+    says so in a rehearsal, before real data are touched; without one, in the round that it refuses.
     """
     _start(
         study_file, consortium, out, override, bundle, watch,
@@ -88,7 +91,8 @@ def bundle_command(
     bundle = build()
     write_file(out, bundle.data)
     say(f"{out}: {len(bundle.data):,} bytes, SHA-256 {bundle.sha256}")
-    say(f"at each hospital: sonofed gate approve {out} --source CHECKOUT")
+    say(f"at each hospital: sonofed gate approve {out.name} --folder site/gate")
+    say("with --source CHECKOUT it is built again there, and must come out the same")
 
 
 @app.command("resume")
@@ -141,7 +145,10 @@ def _tell(study: Study, bundle: Bundle, folder: Path, number: int) -> None:
 
 @app.command("watch")
 def watch_command(run: Run = None, consortium: Folder = DEFAULT) -> None:
-    """Follow a run until it has ended; exit code as with `submit`."""
+    """Follow a run until it has ended; exit code as with `submit`.
+
+    Of each site it shows when it was seen last, what it answered last, and why it is waited for.
+    """
     place = Place(consortium)
     folder = run_folder(place, run)
     _follow(place, folder, run_number(folder))
@@ -192,7 +199,7 @@ def list_command(consortium: Folder = DEFAULT) -> None:
         return
     with Control(place, register) as control:
         states = {state.run_id: state for state in control.runs()}
-    table = Table()
+    table, waits = Table(), []
     for name in ("run", "study", "seed", "state", "place", "age", "Flower's run"):
         table.add_column(name, no_wrap=True)
     for folder in find_runs([place.runs]):
@@ -206,7 +213,20 @@ def list_command(consortium: Folder = DEFAULT) -> None:
             folder.name, f"{status.name} {status.digest}", str(status.seed), at, status.place,
             clock(status.age_s), flower,
         )  # fmt: skip
+        if at == "running":
+            waits += _waits(folder)
     show(table)
+    for line in waits:
+        say(line)
+
+
+def _waits(folder: Path) -> list[str]:
+    """Whom a run waits for, since when, and why."""
+    standings = Standings.of(Tail(folder / "metrics.jsonl").lines())
+    if not standings.waiting:
+        return []
+    whom = "; ".join(f"{one.site} {one.waits}" for one in standings.waiting)
+    return [f"{folder.name} waits in {standings.stage} since {when(standings.since)}: {whom}"]
 
 
 @app.command("export")
@@ -233,7 +253,7 @@ def export_command(
 def _follow(place: Place, folder: Path, number: int) -> None:
     study = Study.model_validate(read_study(folder))
     try:
-        with Live(folder, study):
+        with Live(folder, study, lambda: seen(place)):
             state = wait(place, number)
         check(folder, state)
     except StudyStopped as error:

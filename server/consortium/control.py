@@ -9,11 +9,13 @@ import common.environment  # noqa: F401, I001 - before Flower
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
 import httpx
 from flwr.cli.cli_client_interceptor import CliClientHttpInterceptor
+from flwr.common.constant import HEARTBEAT_PATIENCE
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -23,6 +25,7 @@ from flwr.proto.control_pb2 import (
     StopRunRequest,
     UnregisterNodeRequest,
 )
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
@@ -45,11 +48,13 @@ class Node:
         node_id: Its number.
         name: The site's.
         status: Flower's: "registered", "online", "offline", "unregistered".
+        seen: When it was last heard of; of one that is offline it may be a minute later.
     """
 
     node_id: int
     name: str
     status: str
+    seen: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -116,25 +121,33 @@ class Control:
             ) from error
 
     def admit(self, name: str, node_key: str) -> int:
-        """Let a node take part.
+        """Let a site's node take part, and no other under its name.
 
         Returns:
             Its number.
         """
+        found = None
         for node in self._nodes():
-            if node.public_key == node_key.encode("ascii") and node.status != "unregistered":
-                return int(node.node_id)
+            if node.status == "unregistered":
+                continue
+            if node.public_key == node_key.encode("ascii"):
+                found = int(node.node_id)
+            elif node.name == name:
+                self.client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+        if found is not None:
+            return found
         request = RegisterNodeRequest(public_key=node_key.encode("ascii"), name=name)
         return int(self.client.RegisterNode(request).node_id)
 
-    def expel(self, node_id: int) -> None:
-        """Have a node take part no longer."""
-        if any(node.node_id == node_id for node in self._nodes()):
-            self.client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
+    def expel(self, node_key: str) -> None:
+        """Have whoever holds a node key take part no longer."""
+        for node in self._nodes():
+            if node.public_key == node_key.encode("ascii") and node.status != "unregistered":
+                self.client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
 
     def nodes(self) -> list[Node]:
         """All nodes."""
-        return [Node(int(n.node_id), str(n.name), str(n.status)) for n in self._nodes()]
+        return [Node(int(n.node_id), str(n.name), str(n.status), _seen(n)) for n in self._nodes()]
 
     def start(self, bundle: bytes, settings: Mapping[str, str | int]) -> int:
         """Start a run.
@@ -179,5 +192,13 @@ class Control:
                 return found
         raise InputError(f"{run_id}: the SuperLink knows no such run")
 
-    def _nodes(self) -> list:  # type: ignore[type-arg]
+    def _nodes(self) -> list[NodeInfo]:
         return list(self.client.ListNodes(ListNodesRequest()).nodes_info)
+
+
+def _seen(node: NodeInfo) -> datetime | None:
+    """When a node was last heard of: Flower keeps until when its last heartbeat is good."""
+    if node.status == "online":
+        heard = node.online_until - HEARTBEAT_PATIENCE * node.heartbeat_interval
+        return datetime.fromtimestamp(heard, UTC)
+    return datetime.fromisoformat(node.last_deactivated_at) if node.last_deactivated_at else None

@@ -5,6 +5,7 @@ It asks for a certificate of the consortium's authority, lets nothing pass but P
 speak as another. Flower's Control and Runtime APIs share the SuperLink's port; they stay behind.
 """
 
+import os
 import shutil
 import subprocess
 from base64 import b64encode
@@ -17,6 +18,7 @@ from server.consortium.place import Place, write_file
 from server.consortium.register import Register
 
 NAME = "front"
+CONFIGURED = "nginx.conf"
 BODY = "8m"
 """Largest request: Flower's arrays travel in chunks of 5 MiB."""
 
@@ -153,27 +155,43 @@ def configuration(
 
 
 def write(place: Place, register: Register, now: datetime, upstream: str | None = None) -> Path:
-    """Write the configuration, and have nginx say whether it is sound.
+    """Have nginx say whether the configuration is sound, and only then put it in its place.
 
     Raises:
         InputError: If it is not.
     """
     place.logs.mkdir(parents=True, exist_ok=True)
-    path = place.front / "nginx.conf"
-    write_file(path, configuration(place, register, now, upstream=upstream).encode())
+    path, tried = place.front / CONFIGURED, place.front / f"{CONFIGURED}.next"
+    write_file(tried, configuration(place, register, now, upstream=upstream).encode())
     found = subprocess.run(
-        [*command(place), "-t", "-q"], capture_output=True, text=True, check=False
+        [*command(place, tried.name), "-t", "-q"], capture_output=True, text=True, check=False
     )
     if found.returncode:
-        raise InputError(f"{path}: nginx refuses it: {found.stderr.strip()}")
+        raise InputError(f"{tried}: nginx refuses it: {found.stderr.strip()}")
+    tried.replace(path)
     return path
 
 
-def command(place: Place) -> list[str]:
+def is_master(place: Place, pid: int) -> bool:
+    """Whether a process is this consortium's nginx, and takes signals: it names itself so then."""
+    try:
+        said = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+    except OSError:
+        return False
+    name, _, rest = said.partition(b" -p ")
+    folder = rest.partition(b" -c ")[0]
+    return (
+        name.startswith(b"nginx: master process ")
+        and folder != b""
+        and os.path.realpath(folder) == os.path.realpath(place.front).encode()
+    )
+
+
+def command(place: Place, configured: str = CONFIGURED) -> list[str]:
     """The command that runs the front in the foreground."""
     folder = place.front.absolute()
     return [
-        executable(), "-p", str(folder), "-c", str(folder / "nginx.conf"),
+        executable(), "-p", str(folder), "-c", str(folder / configured),
         "-e", str(place.logs.absolute() / "front-error.log"),
     ]  # fmt: skip
 

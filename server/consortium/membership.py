@@ -1,7 +1,8 @@
 """Who belongs to a consortium: founding it, inviting, admitting, renewing, revoking."""
 
+import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from common import joining
 from common.errors import InputError
 from common.joining import Admission, Request
+from common.versions import versions
 from server.consortium import register as registers
 from server.consortium.authority import SITE_DAYS, Authority, pem, serial_text
 from server.consortium.place import Place
@@ -62,7 +64,12 @@ def found(
 
 
 def invite(
-    place: Place, site: str, *, days: float = INVITATION_DAYS, study: str = ""
+    place: Place,
+    site: str,
+    *,
+    days: float = INVITATION_DAYS,
+    study: str = "",
+    again: bool = False,
 ) -> joining.Invitation:
     """Make an invitation. For a member it is one to a new certificate.
 
@@ -71,9 +78,10 @@ def invite(
         site: The site's name.
         days: How long it holds.
         study: SHA-256 of the study that is planned.
+        again: Let a site back in that was revoked.
 
     Raises:
-        InputError: If the site was revoked.
+        InputError: If the site was revoked, and is not to be let in again.
     """
     check_name(site)
     token = secrets.token_urlsafe(32)
@@ -81,6 +89,8 @@ def invite(
     with registers.changing(place) as register:
         member = register.sites.get(site)
         renewal = member is not None and member.revoked is None
+        if not again:
+            check_not_revoked(site, member)
         listed = Invitation(token=token, expires=expires, renewal=renewal)
         register.invitations.setdefault(site, []).append(listed)
     return joining.Invitation(
@@ -91,18 +101,53 @@ def invite(
         token=token,
         expires=expires,
         study=study,
+        versions=versions(),
     )
 
 
-def admit(place: Place, request: Request, *, days: float = SITE_DAYS) -> Admission:
+def check_not_revoked(site: str, member: Site | None) -> None:
+    """A site that was struck off comes back only if somebody says so.
+
+    Raises:
+        InputError: If it was struck off.
+    """
+    if member is not None and member.revoked is not None:
+        raise InputError(
+            f"{site}: was revoked on {member.revoked:%Y-%m-%d}; to let it in again after all: "
+            f"sonofed consortium invite {site} --again"
+        )
+
+
+def admit(
+    place: Place,
+    request: Request,
+    *,
+    days: float = SITE_DAYS,
+    save: Callable[[Admission], object] | None = None,
+) -> Admission:
     """Sign a site's request, and take it into the register. The SuperLink is told elsewhere.
+
+    The same request again gets the same admission again, as long as it holds.
+
+    Args:
+        place: The consortium's.
+        request: The site's.
+        days: How long the certificate holds.
+        save: Puts the admission where it is wanted; if that fails, nothing has happened.
 
     Raises:
         InputError: If no open invitation is the request's, or a key in it is none.
     """
     authority = Authority.read(place)
     site = check_name(request.site)
+    digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
     with registers.changing(place) as register:
+        before = _given(register, site, digest)
+        if before is not None:
+            given = _admission(place, register, site, before)
+            if save is not None:
+                save(given)
+            return given
         invitation = _invitation(register, request)
         member = register.sites.get(site)
         stays = member is not None and member.revoked is None
@@ -120,35 +165,54 @@ def admit(place: Place, request: Request, *, days: float = SITE_DAYS) -> Admissi
         except ValueError:
             raise InputError(f"site {site}: its request holds no signing request") from None
         certificate = authority.site(site, asked, days)
-        expires = certificate.not_valid_after_utc
         signed = Certificate(
             serial=serial_text(certificate.serial_number),
-            expires=expires,
+            expires=certificate.not_valid_after_utc,
             fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
+            request=digest,
+            text=pem(certificate).decode("ascii"),
         )
         if member is None or member.revoked is not None:
-            before = member.certificates if member is not None else []
+            earlier = member.certificates if member is not None else []
             member = Site(
                 node_key=request.node_key, ledger_key=request.ledger_key, admitted=now(),
-                certificates=before,
+                certificates=earlier,
             )  # fmt: skip
         member.certificates = [*member.certificates, signed]
         register.sites[site] = member
         invitation.token, invitation.used = "", now()
-        node_id = member.node_id
+        given = _admission(place, register, site, signed)
+        if save is not None:
+            save(given)
+    return given
+
+
+def _given(register: Register, site: str, digest: str) -> Certificate | None:
+    """What a request was answered with before, as long as that holds."""
+    member = register.sites.get(site)
+    found = [c for c in member.certificates if c.request == digest] if member is not None else []
+    if found:
+        check_not_revoked(site, member)
+    return next((certificate for certificate in found if certificate.holds(now())), None)
+
+
+def _admission(place: Place, register: Register, site: str, signed: Certificate) -> Admission:
     return Admission(
         consortium=register.name,
         site=site,
         address=register.address,
         ca=place.ca.read_text(encoding="ascii"),
-        certificate=pem(certificate).decode("ascii"),
-        node_id=node_id,
-        expires=expires,
+        certificate=signed.text,
+        node_id=register.sites[site].node_id,
+        expires=signed.expires,
+        versions=versions(),
     )
 
 
 def revoke(place: Place, site: str) -> Site:
     """Strike a site off: none of its certificates holds any longer.
+
+    The list that the front goes by is written first: whatever fails after that, the site is out.
 
     Raises:
         InputError: If it is no member.

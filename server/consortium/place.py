@@ -1,8 +1,16 @@
 """Where a consortium's files lie, and how they are written: whole or not at all."""
 
+import fcntl
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from common.errors import InputError
+
+POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,35 @@ class Place:
     def logs(self) -> Path:
         """What the processes said."""
         return self.root / "logs"
+
+
+@contextmanager
+def locked(path: Path, wait_s: float = 60.0) -> Iterator[None]:
+    """Hold a lock, kept in a file of its own, while the block runs; across processes and threads.
+
+    Args:
+        path: The file; made where there is none.
+        wait_s: How long whoever else holds it is waited for.
+
+    Raises:
+        InputError: If it is held longer.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    end = time.monotonic() + wait_s
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise InputError(
+                        f"{path.parent}: another process changes it just now; try again"
+                    ) from None
+                time.sleep(POLL_S)
+        yield
+    finally:
+        os.close(lock)
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -3,8 +3,6 @@
 One JSON file, written whole. A lock keeps two commands from writing over each other.
 """
 
-import fcntl
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +11,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import InputError
-from server.consortium.place import Place, write_file
+from server.consortium.place import Place, locked, write_file
 
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -31,12 +29,16 @@ class Certificate(_Strict):
         revoked: When it was revoked; None while it holds.
         fingerprint: SHA-256 of the certificate, hexadecimal; empty for one signed before this
             was kept.
+        request: SHA-256 of the request that it answers; empty for one signed before this was kept.
+        text: The certificate itself (PEM), so that the same request gets the same answer.
     """
 
     serial: str
     expires: datetime
     revoked: datetime | None = None
     fingerprint: str = ""
+    request: str = ""
+    text: str = ""
 
     def holds(self, now: datetime) -> bool:
         """Whether it is good now."""
@@ -143,6 +145,12 @@ def write(place: Place, register: Register) -> None:
     write_file(place.register, register.model_dump_json(indent=1).encode() + b"\n", 0o600)
 
 
+def stamp(place: Place) -> tuple[int, int]:
+    """Another after every change of the register."""
+    found = place.register.stat()
+    return found.st_mtime_ns, found.st_ino
+
+
 @contextmanager
 def changing(place: Place) -> Iterator[Register]:
     """Read the register, let the block change it, write it; nobody else writes meanwhile.
@@ -151,14 +159,10 @@ def changing(place: Place) -> Iterator[Register]:
         InputError: See `read`.
     """
     read(place)
-    lock = os.open(place.root / ".register.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(place.root / ".register.lock"):
         register = read(place)
         yield register
         write(place, register)
-    finally:
-        os.close(lock)
 
 
 def check_name(name: str) -> str:

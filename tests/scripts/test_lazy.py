@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 import pytest
 from typer.testing import CliRunner
 
@@ -46,6 +48,27 @@ def test_help_and_the_gate_wait_for_no_training_code(words: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage: " in done.stdout
+
+
+def every(command: click.Command, words: str = "") -> Iterator[tuple[str, click.Command]]:
+    """A command and all below it, with what is typed for each."""
+    yield words, command
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from every(inner, f"{words} {name}".strip())
+
+
+@pytest.mark.parametrize(("name", "place"), PLACES)
+def test_every_argument_has_its_help(name: str, place: Place) -> None:
+    for words, command in every(load(name, place), name):
+        for argument in command.params:
+            if isinstance(argument, click.Argument):
+                assert getattr(argument, "help", None), (words, argument.name)
+
+
+def test_an_optional_argument_says_what_it_is_without() -> None:
+    found = CliRunner().invoke(cli.app, ["study", "watch", "--help"], env={"COLUMNS": "200"})
+    assert "Run folder. Default: the latest one." in found.output
 
 
 def test_a_slip_is_answered_with_what_was_meant() -> None:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,60 @@ def test_the_table(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     text = capture.get()
     for word in ("site", "MB moved", "mim/mim", "1/2", "0.5000", "4.0", "elapsed", "mini · seed 0"):
         assert word in text
+
+
+def experts(study: Study) -> list[dict[str, Any]]:
+    """A run that began an hour ago and has waited for experts since half an hour."""
+    now = datetime.now(UTC)
+    events = [
+        {"event": "study"}, enrol("ada"), enrol("bo"), reply("mim/mim", "bo", 1, 2),
+        {"event": "waiting", "stage": "annotate", "sites": {"bo": "12 of 40 (dual, 20 %)"}},
+    ]  # fmt: skip
+    minutes = (60, 50, 50, 40, 30)
+    return [
+        {**event, "time": (now - timedelta(minutes=ago)).isoformat()}
+        for event, ago in zip(events, minutes, strict=True)
+    ]
+
+
+def test_whoever_looks_later_sees_how_it_stands(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.dumps(event) + "\n" for event in experts(study)]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(lines))
+    with Live(tmp_path, study, lambda: {"bo": "2026-11-22 19:56, connected"}):
+        pass
+    out = capsys.readouterr().out
+    assert "bo: last seen 2026-11-22 19:56, connected; mim/mim round 1/2 at " in out
+    assert "waited for: 12 of 40 (dual, 20 %) (since " in out
+    assert "ada:  enrolled at " in out or "ada: enrolled at " in out
+    assert "waits for experts since" in out
+    # While it works on, what it has done says when it will have ended.
+    path.write_text("".join(lines[:-1]))
+    with Live(tmp_path, study, dict):
+        pass
+    out = capsys.readouterr().out
+    assert re.search(r"\d+% done, about .* left, until 20", out)
+
+
+def test_the_table_of_a_consortium(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=150, height=40)
+    monkeypatch.setattr(live, "console", screen)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(event) + "\n" for event in experts(study)))
+    with (
+        Live(tmp_path, study, lambda: {"bo": "2026-11-22 19:56"}) as shown,
+        screen.capture() as capture,
+    ):
+        screen.print(shown.render())
+    text = capture.get()
+    for word in ("last seen", "2026-11-22 19:56", "mim/mim round 1/2", "12 of 40", "1/2"):
+        assert word in text
+    # The center does not see epochs.
+    assert "epoch" not in text
 
 
 def test_steps_say_nothing_of_what_takes_no_time(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from clients import join, preflight
 from common.joining import Admission, read_file
+from common.keeper import lock_of, take_lock
 from server.consortium import register as registers
 from server.consortium.place import Place
 from tests.scripts.conftest import Command
@@ -53,7 +55,6 @@ def test_joining_word_for_word(center: Path, images: Path, sonofed: Command) -> 
     member = registers.read(Place(center)).site("ada")
     assert member.ledger_key
     assert "ProtectSystem" in (center / "sonofed-consortium.service").read_text()
-    assert "127.0.0.1" not in (center / "compose.yaml").read_text()
     assert str(site.absolute()) in (site / "sonofed-site.service").read_text()
 
 
@@ -66,11 +67,92 @@ def test_the_front_stays_on_loopback_until_told(center: Path, sonofed: Command) 
     assert registers.read(Place(Path("other"))).listen == "0.0.0.0:1"
 
 
-def test_a_request_is_good_once(center: Path, images: Path, sonofed: Command) -> None:
+def test_a_request_gets_the_same_answer_again(center: Path, images: Path, sonofed: Command) -> None:
     site = joined(sonofed, images)
+    first = Path("ada.admission").read_bytes()
+    Path("ada.admission").unlink()
+    assert sonofed("consortium", "admit", site / "ada.request").code == 0
+    assert Path("ada.admission").read_bytes() == first
+    # Made anew with the same invitation it is another request.
+    assert sonofed("site", "join", "ada.invitation", "--folder", site).code == 0
     said = sonofed("consortium", "admit", site / "ada.request")
     assert said.code == 2
     assert "used already" in said.err
+
+
+def test_a_newcomer_is_told_what_comes_next(center: Path, images: Path, sonofed: Command) -> None:
+    out = sonofed("consortium", "init", "consortium", "--address", "127.0.0.1:9443").out
+    assert "consortium: founded, reached at 127.0.0.1:9443" in out
+    assert out.index("next: sonofed consortium up\n") < out.index("invite SITE\n")
+    out = sonofed("consortium", "init", "two", "--name", "wrist", "--address", "127.0.0.1:1").out
+    assert "two: founded as wrist" in out
+    assert "next: sonofed consortium up --consortium two\n" in out
+    said = sonofed("consortium", "invite", "ada")
+    assert said.out.startswith("ada.invitation: for ada")
+    said = sonofed("consortium", "admit", "ada.invitation")
+    assert said.code == 2
+    assert "is no request but an invitation; SITE.request, made by" in said.err
+
+
+def test_admitting_while_nothing_runs_says_so(center: Path, images: Path, sonofed: Command) -> None:
+    site = Path("ada")
+    sonofed("consortium", "invite", "ada")
+    sonofed("site", "join", "ada.invitation", "--folder", site, "--data", images)
+    said = sonofed("consortium", "admit", site / "ada.request")
+    assert said.code == 0
+    assert "takes effect with `sonofed consortium up`" in said.out
+
+
+def test_a_file_that_cannot_be_written_uses_nothing_up(
+    center: Path, images: Path, sonofed: Command
+) -> None:
+    said = sonofed("consortium", "invite", "ada", "--out", "none/there/ada")
+    assert said.code == 2
+    assert "none/there/ada: cannot be written" in said.err
+    assert not Path("none").exists()
+    assert not registers.read(Place(center)).invitations
+    sonofed("consortium", "invite", "ada")
+    sonofed("site", "join", "ada.invitation", "--folder", "ada", "--data", images)
+    request = Path("ada") / "ada.request"
+    assert sonofed("consortium", "admit", request, "--out", "none/there").code == 2
+    assert not registers.read(Place(center)).sites
+    assert sonofed("consortium", "admit", request).code == 0
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "nan", "inf", "1e12"])
+def test_days_that_are_none(center: Path, sonofed: Command, days: str) -> None:
+    for command in (["invite", "ada"], ["admit", "ada.request"]):
+        said = sonofed("consortium", *command, "--days", days)
+        assert said.code == 2
+        assert "must be more than 0, and 3650 at most" in said.err
+    assert not registers.read(Place(center)).invitations
+
+
+def test_a_name_that_is_not_new_is_said(center: Path, images: Path, sonofed: Command) -> None:
+    joined(sonofed, images)
+    assert "is a member already: this renews" in sonofed("consortium", "invite", "ada").out
+    assert "already" not in sonofed("consortium", "invite", "bo").out
+    said = sonofed("consortium", "invite", "bo").out
+    assert "bo has been invited already" in said
+    assert "another hospital needs another name" in said
+
+
+def test_a_container_of_the_center(center: Path, sonofed: Command) -> None:
+    text = (center / "compose.yaml").read_text()
+    told = yaml.safe_load(text)["services"]["consortium"]
+    # Reached from outside where the register says, and in there on every address.
+    assert told["ports"] == ["127.0.0.1:9443:9443"]
+    assert told["command"][-1] == "--listen=0.0.0.0:9443"
+    assert told["volumes"] == [f"{center}:/consortium"]
+    assert Path(told["build"]["dockerfile"]).exists()
+    ignored = (center / "Dockerfile.dockerignore").read_text().splitlines()
+    checkout = Path(told["build"]["context"])
+    assert all((checkout / line[1:]).exists() for line in ignored if line.startswith("!"))
+    for file in ("compose.yaml", "Dockerfile"):
+        assert "Not yet tried with docker itself" in (center / file).read_text()
+    sonofed("consortium", "init", "out", "--address", "c.example:1", "--listen", "0.0.0.0:1")
+    told = yaml.safe_load(Path("out/compose.yaml").read_text())["services"]["consortium"]
+    assert told["ports"] == ["1:1"]
 
 
 def test_an_admission_for_other_keys(center: Path, images: Path, sonofed: Command) -> None:
@@ -107,6 +189,12 @@ def test_renewing_and_revoking(center: Path, images: Path, sonofed: Command) -> 
     assert len(registers.read(Place(center)).site("ada").certificates) == 2
     assert sonofed("consortium", "revoke", "ada").code == 0
     assert registers.read(Place(center)).site("ada").revoked is not None
+    for again in ("renew", "invite"):
+        said = sonofed("consortium", again, "ada")
+        assert said.code == 2
+        assert "was revoked on" in said.err
+        assert "sonofed consortium invite ada --again" in said.err
+    assert sonofed("consortium", "invite", "ada", "--again").code == 0
     said = sonofed("consortium", "revoke", "eve")
     assert said.code == 2
     assert "is no site of this consortium (its sites: ada)" in said.err
@@ -210,3 +298,22 @@ def test_a_rehearsal_that_there_is_not(tmp_path: Path, sonofed: Command) -> None
         said = sonofed("poc", command, "--folder", tmp_path)
         assert said.code == 2
         assert "`sonofed poc up` makes one" in said.err
+
+
+def test_what_runs_in_a_container_is_not_told_from_outside(
+    center: Path, images: Path, sonofed: Command
+) -> None:
+    """Its processes' numbers are others' here."""
+    site = joined(sonofed, images)
+    status = Place(center).status
+    lock = take_lock(status)
+    told = json.loads(lock_of(status).read_text())
+    lock_of(status).write_text(json.dumps({**told, "namespace": "pid:[1] elsewhere"}))
+    try:
+        for command in (["down"], ["revoke", "ada"], ["admit", site / "ada.request"]):
+            said = sonofed("consortium", *command)
+            assert said.code == 2
+            assert "docker compose exec" in said.err
+    finally:
+        os.close(lock)
+    assert registers.read(Place(center)).site("ada").revoked is None

@@ -63,8 +63,12 @@ def test_what_nginx_refuses_is_told(tmp_path: Path) -> None:
     place = Place(tmp_path / "center")
     membership.found(place, "test", "127.0.0.1:9443", "127.0.0.1:9443", 9000, 9001)
     bad = registers.read(place).model_copy(update={"listen": "nowhere at all:1"})
+    good = front.write(place, registers.read(place), now())
+    before = good.read_text()
     with pytest.raises(InputError, match="nginx refuses it"):
         front.write(place, bad, now())
+    # The one that a front reads when it starts stays sound.
+    assert good.read_text() == before
 
 
 @pytest.mark.parametrize("name", ["a b", 'a"b', "a;b", "a{b"])

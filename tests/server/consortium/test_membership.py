@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.errors import InputError
-from common.joining import Request
+from common.joining import Admission, Request
 from server.consortium import membership
 from server.consortium import register as registers
 from server.consortium.authority import Authority, new_key, serial_text
-from server.consortium.place import Place
+from server.consortium.place import Place, locked
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def csr(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | None = Non
     return signed.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def request(place: Place, site: str = "ada", **changes: str) -> Request:
-    token = membership.invite(place, site).token
+def request(place: Place, site: str = "ada", *, again: bool = False, **changes: str) -> Request:
+    token = membership.invite(place, site, again=again).token
     asked = Request(site=site, certificate=csr(), node_key=node_key())
     return asked.model_copy(update=changes).sealed(token)
 
@@ -93,10 +93,40 @@ def test_a_site_is_admitted(place: Place) -> None:
 
 
 def test_an_invitation_is_good_once(place: Place) -> None:
-    asked = request(place)
-    membership.admit(place, asked)
+    token = membership.invite(place, "ada").token
+    first, second = (
+        Request(site="ada", certificate=csr(), node_key=node_key()).sealed(token) for _ in range(2)
+    )
+    membership.admit(place, first)
     with pytest.raises(InputError, match="used already"):
+        membership.admit(place, second)
+
+
+def test_the_same_request_again_gets_the_same_admission(place: Place) -> None:
+    asked, saved = request(place), list[Admission]()
+    given = membership.admit(place, asked)
+    register = registers.read(place)
+    assert membership.admit(place, asked, days=1, save=saved.append) == given
+    assert saved == [given]
+    assert registers.read(place) == register
+    membership.revoke(place, "ada")
+    with pytest.raises(InputError, match="was revoked"):
         membership.admit(place, asked)
+    membership.invite(place, "ada", again=True)
+    with pytest.raises(InputError, match="was revoked"):
+        membership.admit(place, asked)
+
+
+def test_an_admission_that_cannot_be_saved_uses_nothing_up(place: Place) -> None:
+    asked = request(place)
+
+    def full(given: Admission) -> None:
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        membership.admit(place, asked, save=full)
+    assert not registers.read(place).sites
+    assert membership.admit(place, asked).site == "ada"
 
 
 def test_an_invitation_ends(place: Place) -> None:
@@ -134,7 +164,7 @@ def test_a_request_that_was_changed_on_its_way(place: Place, changes: dict[str, 
 )
 def test_keys_that_are_none(place: Place, changes: dict[str, str], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        membership.admit(place, request(place, **changes))
+        membership.admit(place, request(place, again=False, **changes))
     assert not registers.read(place).sites
 
 
@@ -172,10 +202,29 @@ def test_revoking_ends_certificates_and_invitations(place: Place) -> None:
     assert [serial_text(one.serial_number) for one in crl] == [member.certificates[0].serial]
     with pytest.raises(InputError):
         membership.admit(place, open_invitation)
-    # Invited anew, with new keys, it may come back; the old certificate stays revoked.
-    membership.admit(place, request(place))
+    with pytest.raises(InputError, match=r"was revoked on .* invite ada --again"):
+        membership.invite(place, "ada")
+    assert not any(one.token for one in registers.read(place).invitations["ada"])
+    # Let in again, with new keys, it may come back; the old certificate stays revoked.
+    membership.admit(place, request(place, again=True))
     member = registers.read(place).site("ada")
     assert [c.holds(datetime.now(UTC)) for c in member.certificates] == [False, True]
+
+
+def test_what_fails_while_revoking_leaves_the_site_out(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The front's list is there before the register says so."""
+    membership.admit(place, request(place))
+
+    def fail(place: Place, register: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(registers, "write", fail)
+    with pytest.raises(OSError, match="no space"):
+        membership.revoke(place, "ada")
+    serials = [one.serial_number for one in x509.load_pem_x509_crl(place.crl.read_bytes())]
+    assert len(serials) == 1
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "a\nb", "-x", "x" * 65, 'a"b', "ä"])
@@ -206,3 +255,13 @@ def test_a_damaged_register_is_told(place: Place) -> None:
     place.register.write_text(json.dumps({"name": "x"}))
     with pytest.raises(InputError, match="cannot be read"):
         registers.read(place)
+
+
+def test_a_lock_is_not_waited_for_for_ever(place: Place) -> None:
+    lock = place.root / "lock"
+    with (
+        locked(lock),
+        pytest.raises(InputError, match="another process changes it just now"),
+        locked(lock, 0.1),
+    ):
+        pass

@@ -244,17 +244,18 @@ class Ledger:
     ) -> None:
         """The first line of a file, and a line on what was found broken."""
         key = self.public.hex()
+        # What had been written, also where it all stands in closed files; -1: nothing.
+        held = self.last.sequence if self.last else -1
+        if whole == 0:
+            # The file is there before a head file can know a line of it.
+            _sync_folder(self.path.parent)
         if self.last is None:
             self._write(file, {"kind": "opened", "format": FORMAT, "key": key, **self.about})
-            _sync_folder(self.path.parent)
         elif whole == 0:
             self._write(file, {"kind": "continued", "format": FORMAT, "key": key})
-            _sync_folder(self.path.parent)
         known = head[0] if head else -1
-        last = self.last
-        assert last is not None
-        missing = max(0, known - last.sequence)
-        if fragment or missing or (head is None and whole):
+        missing = max(0, known - held)
+        if fragment or missing or (head is None and held >= 0):
             found = {
                 "kind": "recovered",
                 "fragment_bytes": len(fragment),

@@ -13,23 +13,30 @@ from common.ledger_format import (
     FORMAT,
     LONGEST_LINE,
     NOTHING,
+    Event,
     Line,
     read_head,
     read_line,
     time_back,
 )
 
+NO_RECEIPTS = (
+    "without the server's receipts this cannot see lines cut off the end together with their head "
+    "file"
+)
+
 
 @dataclass(frozen=True)
 class Problem:
-    """The first bad line: its file, its number there (from 1), and what is wrong."""
+    """The first bad line: its file, its number there (from 1; 0: the whole file), what is wrong."""
 
     file: Path
     number: int
     words: str
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.number}: {self.words}"
+        place = f"{self.file}, line {self.number}" if self.number else str(self.file)
+        return f"{place}: {self.words}"
 
 
 @dataclass
@@ -42,6 +49,7 @@ class Verdict:
         head: Hash of the last sound line.
         key: The public key (hex) that signed.
         site: The name in the opening line.
+        whole: Whether the ledger by itself is sound to its end.
         problem: The first thing that is wrong, or None.
         notes: What could not be seen, and what happened to the ledger without harm.
     """
@@ -51,6 +59,7 @@ class Verdict:
     head: str = NOTHING
     key: str = ""
     site: str = ""
+    whole: bool = False
     problem: Problem | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -116,14 +125,12 @@ def verify(
             break
     if verdict.problem is None:
         checker.end()
-    if verdict.problem is None and receipts is not None:
+    verdict.whole = verdict.problem is None
+    if verdict.whole and receipts is not None:
         files = [receipts] if isinstance(receipts, Path) else list(receipts)
         _against_receipts(checker, files, receipts_key, verdict)
     elif receipts is None:
-        verdict.notes.append(
-            "without the server's receipts this cannot see lines cut off the end together with "
-            "their head file"
-        )
+        verdict.notes.append(NO_RECEIPTS)
     return verdict
 
 
@@ -136,7 +143,9 @@ class _Checker:
         self.verdict = verdict
         self.last: Line | None = None
         self.place = (path, 0)
-        self.replies: dict[object, tuple[str, object, object]] = {}
+        self.replies: dict[int, tuple[str, object, object]] = {}
+        self.asked: dict[int, int] = {}
+        self.undelivered: set[int] = set()
         self.receipts: dict[str, tuple[Path, int]] = {}
         self.head: tuple[int, str] | None = None
         self.head_seen = False
@@ -187,6 +196,9 @@ class _Checker:
         if line.event["kind"] == "reply":
             told = (line.hash, line.event.get("digest"), line.event.get("bytes"))
             self.replies[line.sequence] = told
+            self.asked[line.sequence] = _whole(line.event, "instruction")
+        if line.event["kind"] == "undelivered":
+            self.undelivered.add(_whole(line.event, "instruction"))
         if line.event["kind"] == "receipt" and "line" in line.event:
             self._receipt(str(line.event["line"]))
         if self.head and self.head[0] == line.sequence:
@@ -246,7 +258,7 @@ class _Checker:
         except ValueError:
             raise ValueError("holds no receipt") from None
         told = (event.get("head"), event.get("digest"), event.get("bytes"))
-        sequence = event.get("sequence")
+        sequence = _whole(event, "sequence")
         if event.get("key") != self.verdict.key or self.replies.get(sequence) != told:
             raise ValueError(f"the server's receipt for line {sequence} says something else")
         self.receipts[raw] = self.place
@@ -270,7 +282,8 @@ def _against_receipts(
 ) -> None:
     """Every receipt must be for a line of this ledger, with its digest and bytes.
 
-    And those that the ledger itself holds must be the server's.
+    Those that the ledger itself holds must be the server's, and a ledger with replies must have one
+    that the server confirms: else these receipts are those of something else, or the ledger is.
     """
     if key is None:
         verdict.notes.append(
@@ -279,33 +292,58 @@ def _against_receipts(
     confirmed: set[int] = set()
     for file in receipts:
         theirs = verify(file, key)
-        verdict.problem = theirs.problem or _confirm(checker, file, verdict.key, confirmed)
+        verdict.problem = theirs.problem or _confirm(checker, file, verdict, confirmed)
         if verdict.problem is not None:
             return
+    open_ = set(checker.replies) - confirmed
+    never = {line for line in open_ if checker.asked[line] in checker.undelivered}
+    if open_ - never and not confirmed:
+        words = f"these receipts speak of none of the {len(open_)} replies in this ledger"
+        verdict.problem = Problem(checker.path, 0, words)
+        return
     for file, number in checker.receipts.values():
         verdict.problem = Problem(file, number, "holds a receipt that the server has not written")
         return
-    open_ = len(checker.replies) - len(confirmed)
     verdict.notes.append(f"the server confirms {len(confirmed)} replies, byte for byte")
-    if open_:
-        verdict.notes.append(f"{open_} replies have no receipt: they may never have arrived")
+    if never:
+        verdict.notes.append(f"{len(never)} replies the server never took, as the ledger says")
+    if open_ - never:
+        verdict.notes.append(
+            f"{len(open_ - never)} replies have no receipt: they may never have arrived"
+        )
 
 
-def _confirm(checker: _Checker, receipts: Path, site: str, confirmed: set[int]) -> Problem | None:
+def _confirm(
+    checker: _Checker, receipts: Path, verdict: Verdict, confirmed: set[int]
+) -> Problem | None:
     """Hold one file of receipts against the ledger; what it confirms is noted."""
     for line in read(receipts):
         event = line.event
-        if event["kind"] != "receipt" or event.get("key") != site:
+        if event["kind"] != "receipt":
             continue
-        checker.receipts.pop(line.raw.decode("ascii"), None)
-        sequence = event.get("sequence")
+        sequence = _whole(event, "sequence")
         told = (event.get("head"), event.get("digest"), event.get("bytes"))
         words = ""
-        if sequence not in checker.replies:
+        if event.get("key") != verdict.key:
+            # Nothing in a ledger can say that its site has another key now.
+            if not verdict.site or event.get("site") != verdict.site:
+                continue
+            words = (
+                f"the server received a reply of {verdict.site} from a ledger with another key "
+                f"({str(event.get('key'))[:16]}...): this is not that one, or not the only one"
+            )
+        elif sequence not in checker.replies:
             words = f"the server received a reply of line {sequence}, which is not in the ledger"
         elif checker.replies[sequence] != told:
             words = f"the server received something else than line {sequence} says"
         if words:
             return Problem(receipts, line.sequence + 1, words)
-        confirmed.add(int(str(sequence)))
+        checker.receipts.pop(line.raw.decode("ascii"), None)
+        confirmed.add(sequence)
     return None
+
+
+def _whole(event: Event, name: str) -> int:
+    """A field that should be a line's number; -1 where it is none."""
+    value = event.get(name)
+    return value if type(value) is int else -1

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.ledger import Ledger
-from common.ledger_check import read, verify
+from common.ledger import Ledger, head_path
+from common.ledger_check import NO_RECEIPTS, Verdict, read, verify
 from common.signing import make_key, public_path, read_key, read_public_key
 
 APPROVALS_FILE, KEY_FILE, BUNDLES = "approvals.jsonl", "ledger.key", "bundles"
@@ -158,7 +158,7 @@ def revoke(folder: Path, sha256: str, note: str = "") -> Approval:
     Raises:
         InputError: If no approved bundle begins so, or several do.
     """
-    matching = sorted(name for name in approved(folder) if name.startswith(sha256))
+    matching = sorted(name for name in _standing(folder) if name.startswith(sha256))
     if len(matching) != 1:
         raise InputError(
             f"{sha256}: {len(matching) or 'no'} approved bundle(s) begin so; "
@@ -174,15 +174,10 @@ def listing(folder: Path) -> list[Approval]:
     Raises:
         InputError: If the approvals were changed.
     """
-    path = folder / APPROVALS_FILE
-    if not path.exists():
+    if _looked_at(folder) is None:
         return []
-    key = public_path(folder / KEY_FILE)
-    problem = verify(path, read_public_key(key) if key.exists() else None).problem
-    if problem is not None:
-        raise InputError(f"approvals are not to be trusted: {problem}")
     found: dict[str, Approval] = {}
-    for line in read(path):
+    for line in read(folder / APPROVALS_FILE):
         event = line.event
         if event["kind"] == "approved":
             found.pop(event["bundle"], None)
@@ -196,8 +191,60 @@ def listing(folder: Path) -> list[Approval]:
     return list(found.values())
 
 
+def notes(folder: Path) -> list[str]:
+    """What has happened to the file of approvals and is no proof of harm, in words.
+
+    Whoever cuts the end off the file and takes its head file away undoes a revocation, and no
+    signature shows it. The missing head file does, and later the line that tells of it.
+
+    Raises:
+        InputError: If the approvals were changed.
+    """
+    verdict = _looked_at(folder)
+    if verdict is None:
+        return []
+    told = what_is_missing(folder)
+    # No server gives receipts for approvals.
+    return [*(note for note in verdict.notes if note != NO_RECEIPTS), *([told] if told else [])]
+
+
+def what_is_missing(folder: Path) -> str:
+    """That approvals have no head file, and what to do; empty where all is there."""
+    path = folder / APPROVALS_FILE
+    # A writer that is stopped at the very first line leaves none, and then nothing is approved.
+    if not path.exists() or head_path(path).exists() or not listing(folder):
+        return ""
+    return (
+        f"{head_path(path)} is gone, so nobody can say whether lines were cut off {path}, a "
+        "revocation perhaps: look at `sonofed gate approvals`, then `sonofed gate revoke` what may "
+        "not run and `sonofed gate approve` what may; that writes it anew"
+    )
+
+
+def _looked_at(folder: Path) -> Verdict | None:
+    """The approvals, verified; None where there are none."""
+    path = folder / APPROVALS_FILE
+    if not path.exists():
+        return None
+    key = public_path(folder / KEY_FILE)
+    verdict = verify(path, read_public_key(key) if key.exists() else None)
+    if verdict.problem is not None:
+        raise InputError(f"approvals are not to be trusted: {verdict.problem}")
+    return verdict
+
+
 def approved(folder: Path) -> frozenset[str]:
-    """SHA-256 of every bundle that may run now; `load_policy` takes them."""
+    """SHA-256 of every bundle that may run now; `load_policy` takes them.
+
+    Raises:
+        InputError: If the approvals were changed, or could have been cut.
+    """
+    if told := what_is_missing(folder):
+        raise InputError(told)
+    return _standing(folder)
+
+
+def _standing(folder: Path) -> frozenset[str]:
     return frozenset(found.sha256 for found in listing(folder) if not found.revoked)
 
 

@@ -40,6 +40,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from clients.gate.manifest import Exchange
 from common.wire.gate import METRICS, WEIGHTS
+from scripts.audit.floats import FLOATS, packed, unpacked
 from scripts.audit.object_tricks import unknown_field
 from scripts.audit.tricks import Draft, Objects, Secret, Trick
 
@@ -129,10 +130,10 @@ class Cheat:
         rng = np.random.default_rng(len(came))
         arrays = {}
         for spec in self.exchange.up:
-            if spec.name in came and came[spec.name].dtype in ("float32", "float16"):
-                values = came[spec.name].numpy()
-                moved = values + rng.standard_normal(values.shape).astype(values.dtype) * 1e-3
-                arrays[spec.name] = Array(np.asarray(moved, values.dtype))
+            if spec.name in came and came[spec.name].dtype in FLOATS:
+                values = unpacked(came[spec.name])
+                moved = values + rng.standard_normal(values.shape).astype(np.float32) * 1e-3
+                arrays[spec.name] = packed(moved, came[spec.name].dtype)
             elif spec.name in came:
                 arrays[spec.name] = came[spec.name]
             else:

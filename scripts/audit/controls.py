@@ -4,8 +4,7 @@ Through the gate nothing of a canary may arrive. Past it, in clear, the search m
 trick carries, or a search that finds nothing elsewhere would mean nothing.
 """
 
-import hashlib
-import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from common.ledger_format import Line
 from common.wire.gate import GATE_ERRORS
 from scripts.audit.cheat import Cheat
 from scripts.audit.door import Door, running_gate, small_bundle, write_site_file
+from scripts.audit.invented import breaking
 from scripts.audit.search import Searcher
 from scripts.audit.sink import Order, Sink, sha256
 from scripts.audit.subject import Subject, instruction
@@ -114,8 +114,13 @@ def try_gate(
     made = Controls(exchange=subject.name)
     other = small_bundle("never approved")
     bundles = {sha256(code): code for code in (door.bundle, other)}
-    tricks = [*all_tricks(), HIDDEN]
-    total = len(tricks) + 4
+    tricks = [trick for trick in (*all_tricks(), HIDDEN) if not trick.senseless(subject.exchange)]
+    made.skipped = [
+        f"{trick.name}: {words}"
+        for trick in all_tricks()
+        if (words := trick.senseless(subject.exchange))
+    ]
+    total = len(tricks) + 1 + len(_asked(subject, policy, door, other))
     site = policy.file.site
     with Sink(door.folder / "sink", bundles, door.certificate) as sink:
         write_site_file(door, site, role, policy_file, sink.address)
@@ -203,29 +208,43 @@ def _instructions(
     sink: Sink, cheat: Cheat, subject: Subject, policy: Policy, door: Door, other: bytes
 ) -> Iterator[Control]:
     """What a dishonest centre could ask."""
-    study = {**subject.study, "steer": {"pixels": True}}
-    text = json.dumps(study, sort_keys=True, separators=(",", ":"))
-    steered = {"study": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    approved = sha256(door.bundle)
-    asked = {
-        "code that nobody approved": (sha256(other), {}),
-        "a stage that the site takes no part in": (approved, {"stage": "show_images"}),
-        "a study key that no rule allows": (approved, steered),
-    }
+    asked = _asked(subject, policy, door, other)
     sink.record("instructions")
     orders = {
         name: sink.order(instruction(subject, policy, number, **changes), bundle)
         for number, (name, (bundle, changes)) in enumerate(asked.items(), 1000)
     }
     # The gate fetches only while a SuperNode waits; nothing may come of it.
-    handed = cheat.pull(1.0)
+    handed, end = None, time.monotonic() + WAIT_S
+    while handed is None and time.monotonic() < end:
+        if all(order.answered.is_set() for order in orders.values()):
+            break
+        handed = cheat.pull(1.0)
     for name, order in orders.items():
-        order.answered.wait(WAIT_S)
         line = _line(door, order)
         caught = handed is None and order.code in GATE_ERRORS and line is not None
         why = "; ".join(line.event.get("why", [])) if line else ""
         words = "" if handed is None else "an instruction was handed to the SuperNode"
         yield Control(name, caught, order.code, line.sequence if line else 0, why, words=words)
+
+
+def _asked(
+    subject: Subject, policy: Policy, door: Door, other: bytes
+) -> dict[str, tuple[str, dict[str, str]]]:
+    """Instructions that must not come in: the code's digest, and what is changed, by name."""
+    approved = sha256(door.bundle)
+    steered = {
+        "a study key that no rule allows": {**subject.study, "steer": {"pixels": True}},
+        **dict(breaking(policy.file.study, subject.study, subject.stage)),
+    }
+    made: dict[str, tuple[str, dict[str, str]]] = {
+        "code that nobody approved": (sha256(other), {}),
+        "a stage that the site takes no part in": (approved, {"stage": "show_images"}),
+    }
+    for name, study in steered.items():
+        spoilt = replace(subject, study=study)
+        made[name] = (approved, {"study": spoilt.text, "sha256": spoilt.digest})
+    return made
 
 
 def try_search(
@@ -249,7 +268,7 @@ def try_search(
         progress: Called with (done, all).
     """
     bundle = small_bundle()
-    every = [*all_tricks(), HIDDEN]
+    every = [trick for trick in (*all_tricks(), HIDDEN) if not trick.senseless(subject.exchange)]
     results: dict[str, tuple[bool | None, str]] = {}
     with Sink(folder, {sha256(bundle): bundle}) as sink:
         cheat = Cheat(sink.address, subject.exchange, subject.metrics)

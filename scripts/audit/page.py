@@ -7,11 +7,13 @@ from typing import Any
 from markupsafe import Markup
 
 from common import page
+from common.ledger_format import Line
 from common.wire.gate import GATE_ERRORS
 from scripts.audit.summary import Row, Summary, checked
 
 TEMPLATES = Path(__file__).parent / "templates"
-REPLIES_SHOWN = 2000
+LINES_SHOWN = 2000
+"""Of each kind; earlier ones are in the ledger."""
 
 
 def write_page(found: Summary, path: Path) -> None:
@@ -25,8 +27,10 @@ def write_page(found: Summary, path: Path) -> None:
     text = template.render(
         found=found,
         rows=[_row(row) for row in found.rows.values()],
-        replies=[_reply(line) for line in found.replies[-REPLIES_SHOWN:]],
-        hidden=max(0, len(found.replies) - REPLIES_SHOWN),
+        replies=[_line(line) for line in found.replies[-LINES_SHOWN:]],
+        came=[_line(line) for line in found.came[-LINES_SHOWN:]],
+        not_taken=[_line(line) for line in found.not_taken],
+        most=LINES_SHOWN,
         refused=[_refused(line) for line in found.refused],
         checks=[{"line": line.sequence, "words": checked(line)} for line in found.checks],
         days=figure_of_days(found) if len(found.days) > 1 else "",
@@ -53,7 +57,7 @@ def figure_of_stages(found: Summary) -> Markup:
             [p + 0.2 for p in places], [row.came_bytes / 1e6 for row in rows], 0.38,
             color=page.MUTED, label="came in",
         )  # fmt: skip
-        axes.set_yticks(list(places), names)
+        axes.set_yticks(list(places), names, parse_math=False)
         axes.invert_yaxis()
         axes.set_xlabel("MB")
         axes.legend(frameon=False)
@@ -65,25 +69,20 @@ def figure_of_days(found: Summary) -> Markup:
     with page.drawing():
         drawn = page.figure(1000, 200)
         axes = drawn.subplots()
-        days = list(found.days)
-        axes.bar(days, [found.days[day] / 1e6 for day in days], 0.6, color=page.ACCENT)
+        places = range(len(found.days))
+        axes.bar(places, [size / 1e6 for size in found.days.values()], 0.6, color=page.ACCENT)
+        axes.set_xticks(list(places), list(found.days), parse_math=False)
         axes.set_ylabel("MB that left")
         return page.svg(drawn, name="days", alt="Megabytes that left the site, by day (UTC).")
 
 
 def _row(row: Row) -> dict[str, Any]:
-    return {
-        **vars(row),
-        "metrics": list(row.metrics),
-        "rounds": f"{min(row.rounds)}" + (f"-{max(row.rounds)}" if len(row.rounds) > 1 else ""),
-    }
+    return {**vars(row), "metrics": list(row.metrics), "span": row.span}
 
 
-def _reply(line: Any) -> dict[str, Any]:
-    return {"line": line.sequence, "time": line.time[:19], **line.event}
+def _line(line: Line) -> dict[str, Any]:
+    return {**line.event, "line": line.sequence, "time": line.time[:19]}
 
 
-def _refused(line: Any) -> dict[str, Any]:
-    event = line.event
-    told = GATE_ERRORS.get(event["code"], "")
-    return {"line": line.sequence, "time": line.time[:19], "told": told, **event}
+def _refused(line: Line) -> dict[str, Any]:
+    return {**_line(line), "told": GATE_ERRORS.get(line.event["code"], "")}

@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
+from common.errors import InputError
 from common.ledger_check import read
 from common.page import count, megabytes
 from scripts.audit.page import write_page
 from scripts.audit.summary import Row, Summary, checked, summarise
-from scripts.live import say
+from scripts.foreign import tell
 from scripts.live import show as show_table
 
 NAMES_SHOWN = 4
@@ -33,44 +35,52 @@ def show(
     """
     path = ledger / "ledger.jsonl" if ledger.is_dir() else ledger
     found = summarise(read(path))
-    say(f"{found.site or 'a site'}, {count(found.lines, 'line')}, {found.first} to {found.last}")
+    if not found.lines:
+        raise InputError(f"{path}: holds no whole line, so there is nothing to show")
+    tell(f"{found.site or 'a site'}, {count(found.lines, 'line')}, {found.first} to {found.last}")
     show_table(table(found))
-    say(
-        f"left: {count(len(found.replies), 'message')}, {megabytes(found.left_bytes)} MB; "
-        f"came in: {megabytes(found.came_bytes)} MB; "
-        f"refused: {count(len(found.refused), 'message')}"
-    )
+    tell(totals(found))
     for line in found.refused:
         way = "not let in" if line.event["way"] == "in" else "not let out"
-        say(f"line {line.sequence}: {way} (code {line.event['code']}): {line.event['why'][0]}")
-    for line in found.checks:
-        say(f"line {line.sequence}: {checked(line)}")
+        why = [*line.event["why"], "no reason is given"][0]
+        tell(f"line {line.sequence}: {way} (code {line.event['code']}): {why}")
+    for words in [f"line {line.sequence}: {checked(line)}" for line in found.checks]:
+        tell(words)
+    for words in found.remarks:
+        tell(words)
     if html or out is not None:
         target = out or path.with_suffix(".html")
         write_page(found, target)
-        say(f"page: {target}")
+        tell(f"page: {target}")
+
+
+def totals(found: Summary) -> str:
+    """What left, what came in, what was refused, in one line."""
+    told = [f"left: {count(len(found.replies), 'message')}, {megabytes(found.left_bytes)} MB"]
+    if found.not_taken:
+        told.append(
+            f"not taken by the server: {count(len(found.not_taken), 'message')}, "
+            f"{megabytes(found.not_taken_bytes)} MB"
+        )
+    told.append(f"came in: {count(len(found.came), 'message')}, {megabytes(found.came_bytes)} MB")
+    return "; ".join([*told, f"refused: {count(len(found.refused), 'message')}"])
 
 
 def table(found: Summary) -> Table:
     """The exchanges as a table for a terminal."""
     made = Table(box=None, pad_edge=False)
-    for name in ("study", "message", "what", "rounds", "in", "MB in", "out", "MB out", "tensors",
-                 "scalars", "codes", "refused"):  # fmt: skip
+    for name in ("study", "message", "what", "rounds", "in", "MB in", "out", "MB out", "not taken",
+                 "tensors", "scalars", "codes", "refused"):  # fmt: skip
         made.add_column(name, justify="left" if name in ("study", "message", "what") else "right")
     for row in found.rows.values():
-        made.add_row(
-            row.study, row.message, row.what, rounds(row), str(row.came),
-            megabytes(row.came_bytes), str(row.left), megabytes(row.left_bytes),
-            str(row.tensors), scalars(row), " ".join(map(str, row.codes)) or "-",
-            str(row.refused or "-"),
+        cells = (
+            row.study, row.message, row.what, row.span, row.came, megabytes(row.came_bytes),
+            row.left, megabytes(row.left_bytes), row.not_taken or "-", row.tensors, scalars(row),
+            " ".join(map(str, row.codes)) or "-", row.refused or "-",
         )  # fmt: skip
+        # Not as strings: rich would read markup in them.
+        made.add_row(*(Text(str(words)) for words in cells))
     return made
-
-
-def rounds(row: Row) -> str:
-    """`1`, or `1-3`."""
-    low, high = min(row.rounds), max(row.rounds)
-    return str(low) if low == high else f"{low}-{high}"
 
 
 def scalars(row: Row) -> str:

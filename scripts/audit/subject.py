@@ -13,13 +13,17 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, Metadata, Record
 
 from clients.exchanges import split_name
 from clients.gate.manifest import Exchange, Manifest, Tensor, digest, dump
-from clients.gate.policy import Policy
+from clients.gate.policy import Policy, study_problems
 from common.errors import InputError
+from scripts.audit.floats import FLOATS, packed
+from scripts.audit.invented import invented
 from scripts.gate.check import honest_metrics, least_allowed
 
-KINDS = ("float32", "float16", "uint16", "int64", "bool")
+KINDS = (*FLOATS, "int64", "bool")
 ROOM = 4096
 """Floats that a tensor needs to hold a canary."""
+FEW = 6
+"""Tensors of a message that is shortened."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,22 @@ class Subject:
     @property
     def stage(self) -> str:
         """The stage."""
-        return split_name(self.name)[0].partition(".")[2]
+        return _stage(self.name)
 
     @property
     def bytes(self) -> int:
-        """Of an answer's tensors, roughly."""
-        return sum(4 * int(np.prod(tensor.shape)) for tensor in self.exchange.up)
+        """Of an answer's tensors, without their headers."""
+        return sum(_values(tensor) * np.dtype(tensor.dtype).itemsize for tensor in self.exchange.up)
+
+    @property
+    def text(self) -> str:
+        """The study as it crosses."""
+        return json.dumps(self.study, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of that."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def subject_of(policy: Policy, study: Mapping[str, Any] | None = None) -> Subject:
@@ -54,47 +68,85 @@ def subject_of(policy: Policy, study: Mapping[str, Any] | None = None) -> Subjec
 
     Args:
         policy: The site's.
-        study: The study, where it is known; else a study that is nothing but its name.
+        study: The study, where it is known; else one is made of the policy's own rules.
 
     Raises:
-        InputError: If the policy knows no such message.
+        InputError: If the policy knows no such message, or none that can be tried.
     """
     found: list[tuple[int, str, str, Exchange]] = []
+    others: list[str] = []
     for name, manifest in policy.manifests.items():
         if study is not None and study.get("name") != name:
             continue
         for key, exchange in manifest.exchanges.items():
-            stage = split_name(key)[0].partition(".")[2]
-            sizes = [int(np.prod(t.shape)) for t in exchange.up if t.dtype == "float32"]
-            known = all(tensor.dtype in KINDS for tensor in exchange.up)
-            roomy = known and exchange.down == exchange.up and max(sizes, default=0) >= ROOM
-            if stage in policy.file.stages and roomy and exchange.metrics:
-                found.append((sum(sizes), name, key, exchange))
+            floats = [_values(tensor) for tensor in exchange.up if tensor.dtype in FLOATS]
+            if _stage(key) not in policy.file.stages or not floats:
+                continue
+            if words := _unfit(exchange, max(floats)):
+                others.append(f"{name}, {key}: {words}")
+            else:
+                found.append((sum(floats), name, key, exchange))
     if not found:
-        raise InputError(
-            f"the policy of {policy.file.site} lets no message with weights out, so there is "
-            "nothing to try; add a study to its [studies] (sonofed gate policy manifest)"
-        )
+        raise InputError(_nothing(policy.file.site, others))
     _, name, key, exchange = min(found, key=lambda each: each[:3])
-    stage = split_name(key)[0].partition(".")[2]
-    return Subject(
-        dict(study or {"name": name}), key, exchange, honest_metrics(exchange, policy, stage)
+    stage = _stage(key)
+    told = dict(study or invented(policy.file.study, name, stage))
+    if problems := list(study_problems(policy.file.study, told)):
+        raise InputError(
+            f"the policy of {policy.file.site}: no study that could be tried fits its [study]: "
+            f"{problems[0]}"
+        )
+    return Subject(told, key, exchange, honest_metrics(exchange, policy, stage))
+
+
+def _unfit(exchange: Exchange, largest: int) -> str:
+    """Why no trick can be played on a message; empty where all can."""
+    if unknown := sorted({t.dtype for t in exchange.up} - set(KINDS)):
+        return f"{unknown[0]} is no dtype that the tricks know"
+    if exchange.down != exchange.up:
+        return "other tensors go out than come in"
+    if largest < ROOM:
+        return f"no tensor has {ROOM:,} numbers"
+    return "" if exchange.metrics else "no scalar goes out"
+
+
+def _nothing(site: str, others: list[str]) -> str:
+    if others:
+        rest = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        return (
+            f"the policy of {site} lets messages with weights out, but none that the tricks can be "
+            f"played on: {others[0]}{rest}"
+        )
+    return (
+        f"the policy of {site} lets no message with weights out, so there is nothing to try; add a "
+        "study to its [studies] (sonofed gate policy manifest)"
     )
 
 
+def _stage(exchange: str) -> str:
+    return split_name(exchange)[0].partition(".")[2]
+
+
+def _values(tensor: Tensor) -> int:
+    return int(np.prod(tensor.shape))
+
+
 def shortened(
-    policy_file: Path, policy: Policy, subject: Subject, folder: Path, tensors: int = 6
+    policy_file: Path, policy: Policy, subject: Subject, folder: Path, tensors: int = FEW
 ) -> Path:
     """The same policy, but of the study one message with few tensors: a trick takes a second then.
+
+    Where the policy names the digest of the study that may run, it names the subject's instead.
 
     Args:
         policy_file: The policy.
         policy: The same, read.
         subject: The message.
         folder: Where policy and manifests go.
-        tensors: How many of the message's are kept, the largest among them.
+        tensors: How many of the message's are kept, the largest of weights among them.
     """
-    largest = max(subject.exchange.up, key=lambda tensor: int(np.prod(tensor.shape)))
+    floats = [tensor for tensor in subject.exchange.up if tensor.dtype in FLOATS]
+    largest = max(floats, key=_values)
     others = [tensor for tensor in subject.exchange.up if tensor is not largest]
     kept = {id(tensor) for tensor in (*others[: tensors - 1], largest)}
     few = tuple(tensor for tensor in subject.exchange.up if id(tensor) in kept)
@@ -108,6 +160,8 @@ def shortened(
         (folder / place).write_text(dump(found), encoding="utf-8")
         # Each stands in the file as it was read; a digest stands there once.
         text = text.replace(entry.sha256, digest(found)).replace(entry.manifest, place)
+        if found is short and entry.digest is not None:
+            text = text.replace(entry.digest, subject.digest)
     path = folder / "policy.toml"
     path.write_text(text, encoding="utf-8")
     return path
@@ -116,10 +170,9 @@ def shortened(
 def instruction(subject: Subject, policy: Policy, number: int, **changes: Any) -> Message:
     """An instruction as the centre writes them."""
     message, training, step = split_name(subject.name)
-    text = json.dumps(subject.study, sort_keys=True, separators=(",", ":"))
     record = {
-        "study": text,
-        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "study": subject.text,
+        "sha256": subject.digest,
         "stage": subject.stage,
         "training": training,
         "round": 1,
@@ -140,9 +193,7 @@ def instruction(subject: Subject, policy: Policy, number: int, **changes: Any) -
 
 def _array(tensor: Tensor, policy: Policy) -> Array:
     rng = np.random.default_rng(len(tensor.name))
-    if tensor.dtype in ("float32", "float16"):
-        return Array((rng.standard_normal(tensor.shape) * 0.05).astype(tensor.dtype))
-    if tensor.dtype == "uint16":
-        return Array(np.full(tensor.shape, 0x3D00, np.uint16))
+    if tensor.dtype in FLOATS:
+        return packed(rng.standard_normal(tensor.shape) * 0.05, tensor.dtype)
     least = int(least_allowed(tensor.name, list(policy.file.integers.items()), 0.0))
     return Array(np.full(tensor.shape, least, tensor.dtype))

@@ -14,6 +14,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from numpy.typing import NDArray
 from PIL import Image
 
+from clients.gate.manifest import Exchange
+from scripts.audit.floats import FLOATS, OTHERS, packed, unpacked
+
 Plane = NDArray[np.uint8]
 Objects = dict[str, bytes]
 
@@ -66,7 +69,13 @@ class Draft:
     @property
     def largest(self) -> str:
         """Name of the tensor with the most floats: where there is most room."""
-        return max(self.arrays, key=lambda name: int(np.prod(self.arrays[name].shape)))
+        floats = [name for name, array in self.arrays.items() if array.dtype in FLOATS]
+        return max(floats, key=lambda name: int(np.prod(self.arrays[name].shape)))
+
+    def filled(self, secret: Secret, scale: float = 1 / 255) -> Array:
+        """The largest tensor with the picture in it, again and again, as it would travel."""
+        array = self.arrays[self.largest]
+        return packed(values_of(secret, tuple(array.shape), scale), array.dtype)
 
 
 @dataclass(frozen=True)
@@ -79,12 +88,14 @@ class Trick:
         copies: Whether it carries a copy of a canary that a search can find. Some carry a few bits.
         strips: The reply is honest but for the smuggled words: a gate may take those away and let
             the rest pass.
+        senseless: Why it would be no trick on an answer of that form; empty where it is one.
     """
 
     name: str
     spoil: Callable[[Draft, Secret], Draft]
     copies: bool = True
     strips: bool = False
+    senseless: Callable[[Exchange], str] = lambda exchange: ""
 
 
 # Tensors.
@@ -100,9 +111,8 @@ def _with(change: Callable[[Array, Secret], Array]) -> Callable[[Draft, Secret],
     """Change the largest tensor, which holds the picture's values already."""
 
     def spoil(draft: Draft, secret: Secret) -> Draft:
-        name = draft.largest
-        array = Array(values_of(secret, tuple(draft.arrays[name].shape)))
-        return replace(draft, arrays={**draft.arrays, name: change(array, secret)})
+        array = change(draft.filled(secret), secret)
+        return replace(draft, arrays={**draft.arrays, draft.largest: array})
 
     return spoil
 
@@ -141,29 +151,46 @@ def _pickled(array: Array, secret: Secret) -> Array:
 
 
 def _nan(array: Array, secret: Secret) -> Array:
-    """NaN has 22 free bits in each number."""
-    values = np.resize(secret.picture, int(np.prod(array.shape))).astype(np.uint32)
-    return Array((values | 0x7FC00000).view(np.float32).reshape(array.shape))
+    """NaN has free bits in each number: 22 in float32, nine in float16, six in bfloat16."""
+    pixels = np.resize(secret.picture, array.shape)
+    if array.dtype == "float32":
+        return Array((pixels.astype(np.uint32) | 0x7FC00000).view(np.float32))
+    if array.dtype == "float16":
+        return Array((pixels.astype(np.uint16) | 0x7E00).view(np.float16))
+    return Array((pixels >> 2).astype(np.uint16) | np.uint16(0x7FC0))
 
 
 def _fortran(array: Array, secret: Secret) -> Array:
-    flat = values_of(secret, (int(np.prod(array.shape)),))
-    spoilt = Array(np.reshape(flat, array.shape, order="F"))
-    if len(array.shape) < 2:  # of one axis both orders are the same: only the header can say it
+    spoilt = Array(np.reshape(array.numpy().reshape(-1), array.shape, order="F"))
+    if b"'fortran_order': True" not in spoilt.data:
+        # Along one axis both orders are the same: only the header can say it.
         return _told(spoilt, data=spoilt.data.replace(b"False", b"True ", 1))
     return spoilt
 
 
 def _renamed(draft: Draft, secret: Secret) -> Draft:
     name = draft.largest
-    array = Array(values_of(secret, tuple(draft.arrays[name].shape)))
     arrays = {("image" if key == name else key): value for key, value in draft.arrays.items()}
-    return replace(draft, arrays={**arrays, "image": array})
+    return replace(draft, arrays={**arrays, "image": draft.filled(secret)})
+
+
+def _reordered(exchange: Exchange) -> str:
+    return "" if len(exchange.up) > 1 else "the message has one tensor"
+
+
+def _swapped(array: Array) -> Array:
+    values = array.numpy()
+    return _told(Array(values.astype(values.dtype.newbyteorder(">"))), dtype=array.dtype)
+
+
+def _misnamed(array: Array, dtype: str) -> Array:
+    """Floats of one type that say they are of another."""
+    return _told(packed(unpacked(array), dtype), dtype=array.dtype)
 
 
 TENSORS: tuple[Trick, ...] = (
     Trick("image bytes under an allowed tensor name", _with(lambda a, s: Array(s.picture))),
-    Trick("uint8 declared float32", _with(lambda a, s: _told(Array(s.picture), dtype="float32"))),
+    Trick("uint8 declared as weights", _with(lambda a, s: _told(Array(s.picture), dtype=a.dtype))),
     Trick("a PNG file as a tensor", _with(lambda a, s: Array(_png(s)))),
     Trick("right shape, wrong name", _renamed),
     Trick(
@@ -178,16 +205,17 @@ TENSORS: tuple[Trick, ...] = (
         "another order of tensors",
         lambda d, s: replace(d, arrays=dict(reversed(d.arrays.items()))),
         copies=False,
+        senseless=_reordered,
     ),
     Trick(
         "bytes behind the payload",
         _with(lambda a, s: _told(a, data=a.data + s.picture.tobytes())),
     ),
     Trick("Fortran order", _with(_fortran)),
-    Trick("big-endian", _with(lambda a, s: _told(Array(a.numpy().astype(">f4")), dtype="float32"))),
-    Trick("float64", _with(lambda a, s: Array(a.numpy().astype(np.float64)))),
-    Trick("float16 declared float32",
-          _with(lambda a, s: _told(Array(a.numpy().astype(np.float16)), dtype="float32"))),
+    Trick("big-endian", _with(lambda a, s: _swapped(a))),
+    Trick("float64", _with(lambda a, s: Array(unpacked(a).astype(np.float64)))),
+    Trick("another float type, declared as the right one",
+          _with(lambda a, s: _misnamed(a, OTHERS[a.dtype]))),
     Trick("padded .npy header", _with(lambda a, s: _told(a, data=padded(a, s.name.encode())))),
     Trick("another .npy version",
           _with(lambda a, s: _told(a, data=a.data[:6] + b"\x02\x00" + a.data[8:]))),
@@ -197,8 +225,9 @@ TENSORS: tuple[Trick, ...] = (
     Trick("pixels as a shape",
           _with(lambda a, s: _told(a, shape=tuple(int(v) for v in s.picture.reshape(-1)[:256])))),
     Trick("pixels in NaNs", _with(_nan)),
+    # As large as float16 can be.
     Trick("pixels as large weights",
-          _with(lambda a, s: Array(values_of(s, tuple(a.shape), scale=1000.0)))),
+          _with(lambda a, s: packed(values_of(s, tuple(a.shape), scale=250.0), a.dtype))),
 )  # fmt: skip
 
 
@@ -263,8 +292,8 @@ def smuggled_in_weights(draft: Draft, secret: Secret) -> Draft:
     """
     name = draft.largest
     array = draft.arrays[name]
-    values = values_of(secret, tuple(array.shape), scale=1e-4 / 255) + array.numpy().mean()
-    return replace(draft, arrays={**draft.arrays, name: Array(values.astype(np.float32))})
+    values = values_of(secret, tuple(array.shape), scale=1e-4 / 255) + unpacked(array).mean()
+    return replace(draft, arrays={**draft.arrays, name: packed(values, array.dtype)})
 
 
 HIDDEN = Trick("pixels as valid small weights", smuggled_in_weights)

@@ -8,6 +8,7 @@ import typer
 from common import ledger_check
 from common.errors import InputError
 from common.signing import read_public_key
+from scripts.foreign import tell
 from scripts.live import say
 
 
@@ -42,10 +43,10 @@ def verify(
         raise InputError(f"{receipts}: holds no receipts (*.jsonl)")
     verdict = ledger_check.verify(path, known, given, servers)
     for note in verdict.notes:
-        say(f"note: {note}")
+        tell(f"note: {note}")
     if verdict.problem is not None:
-        say(f"NOT SOUND: {verdict.problem}")
-        say(f"{verdict.lines} lines before it are")
+        tell(f"NOT SOUND: {verdict.problem}")
+        say(f"{verdict.lines} lines {'are, by themselves' if verdict.whole else 'before it are'}")
         raise typer.Exit(1)
     files = "" if verdict.files == 1 else f" in {verdict.files} files"
     say(f"sound: {verdict.lines} lines{files}, key {verdict.key[:16]}..., head {verdict.head}")

@@ -4,13 +4,16 @@ from pathlib import Path
 
 from rich.table import Table
 
-from clients.gate.approvals import listing
+from clients.gate.approvals import listing, notes
+from scripts.foreign import cell, tell
 from scripts.gate.approve import Folder
 from scripts.live import say, show
 
 
 def approvals(folder: Folder = Path("gate")) -> None:
     """List every bundle that was approved, and whether it still may run."""
+    for line in notes(folder):
+        tell(f"note: {line}")
     found = listing(folder)
     if not found:
         say(f"{folder}: nothing is approved")
@@ -21,6 +24,7 @@ def approvals(folder: Folder = Path("gate")) -> None:
     for one in found:
         table.add_row(
             one.sha256, one.time[:19] + "Z", str(one.files), "yes" if one.rebuilt else "no",
-            one.constraints[:12] or "-", one.revoked[:19] + "Z" if one.revoked else "-", one.note,
+            one.constraints[:12] or "-", one.revoked[:19] + "Z" if one.revoked else "-",
+            cell(one.note),
         )  # fmt: skip
     show(table)

@@ -1,8 +1,7 @@
-"""The ledger: a change inside is always seen, a cut end against head file or receipts."""
+"""The ledger: a change inside is always seen, a cut end against its head file."""
 
 import errno
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,40 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import common
 from common import ledger
 from common.errors import InputError
 from common.ledger import Ledger, LedgerError, head_path, segments
 from common.ledger_check import read, verify
-from common.ledger_format import Line, canonical, read_entry, seal
+from common.ledger_format import canonical, read_entry, seal
 from common.signing import make_key, public_path, read_key, read_public_key
-
-ROOT = Path(common.__file__).parents[1]
-KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
-PUBLIC = KEY.public_key().public_bytes_raw()
-
-
-def write(path: Path, count: int = 4, **options: Any) -> list[Line]:
-    with Ledger(path, KEY, {"site": "north"}, **options) as book:
-        return [
-            book.append({"kind": "reply", "bytes": n, "digest": f"{n:064x}", "word": "Zürich 🩻"})
-            for n in range(count)
-        ]
+from tests.common.ledgers import KEY, OTHER, PUBLIC, ROOT, problem, write
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.jsonl"
-
-
-def problem(path: Path, receipts: Path | None = None) -> str:
-    found = verify(path, PUBLIC, receipts).problem
-    return str(found) if found else ""
 
 
 def test_an_honest_ledger_verifies(path: Path) -> None:
@@ -151,47 +131,6 @@ def test_a_cut_end_is_seen_against_the_head_file(path: Path) -> None:
         assert f"{gone} line(s) are cut off: the head file knows them" in problem(path)
     path.write_bytes(b"")
     assert "holds no line" in problem(path)
-
-
-def receipts_for(path: Path, lines: list[Line], **change: Any) -> Path:
-    place = path.parent / "receipts.jsonl"
-    with Ledger(place, OTHER) as book:
-        for line in lines:
-            told = {name: line.event[name] for name in ("bytes", "digest")}
-            book.append(
-                {
-                    "kind": "receipt", "key": PUBLIC.hex(), "sequence": line.sequence,
-                    "head": line.hash, **told, **change,
-                }
-            )  # fmt: skip
-    return place
-
-
-def test_a_cut_end_without_its_head_file_is_seen_against_receipts(path: Path) -> None:
-    lines = write(path)
-    receipts = receipts_for(path, lines)
-    assert problem(path, receipts) == ""
-    confirmed = [n for n in verify(path, PUBLIC, receipts).notes if "confirms" in n]
-    assert confirmed == ["the server confirms 4 replies, byte for byte"]
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
-    head_path(path).unlink()
-    assert problem(path) == ""
-    notes = verify(path, PUBLIC).notes
-    assert any("a cut end cannot be seen" in note for note in notes)
-    assert any("without the server's receipts" in note for note in notes)
-    assert "received a reply of line 4, which is not in the ledger" in problem(path, receipts)
-
-
-@pytest.mark.parametrize("change", [{"bytes": 9}, {"digest": "f" * 64}, {"head": "0" * 64}])
-def test_a_receipt_of_something_else_is_seen(path: Path, change: dict[str, Any]) -> None:
-    receipts = receipts_for(path, write(path, 1), **change)
-    assert "received something else than line 1 says" in problem(path, receipts)
-
-
-def test_receipts_that_were_changed_are_no_receipts(path: Path) -> None:
-    receipts = receipts_for(path, write(path, 2))
-    receipts.write_bytes(receipts.read_bytes().replace(b'"bytes":1', b'"bytes":2'))
-    assert str(receipts) in problem(path, receipts)
 
 
 @pytest.mark.parametrize("cut", [1, 40, 300])
@@ -364,6 +303,32 @@ def test_rotation_keeps_one_chain(path: Path) -> None:
     assert "does not open a ledger: earlier files are gone" in problem(path)
 
 
+def test_a_rotated_ledger_whose_end_was_taken_away_tells_so_too(path: Path) -> None:
+    """As an unrotated one does: the head file had been there, and is not."""
+    write(path, 40, rotate_bytes=1500)
+    for file in (path, head_path(path), *segments(path)[2:]):
+        file.unlink()
+    write(path, 1, rotate_bytes=1500)
+    found = [line.event for line in read(path) if line.event["kind"] == "recovered"]
+    assert [(event["head_sequence"], event["lines_missing"]) for event in found] == [(-1, 0)]
+    verdict = verify(path, PUBLIC)
+    assert verdict.problem is None
+    assert any("the head file had been taken away" in note for note in verdict.notes)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_lines_gone_from_behind_a_closed_file_are_counted(path: Path, kept: int) -> None:
+    """The head file knows them, also where the line that goes on would take the place of one."""
+    write(path, 40, rotate_bytes=1500)
+    last = len(list(read(path)))
+    path.unlink()
+    for file in segments(path)[1 + kept :]:
+        file.unlink()
+    gone = last - len(list(read(path)))
+    write(path, 1, rotate_bytes=1500)
+    assert f"{gone} line(s) before it were cut off" in problem(path)
+
+
 @pytest.mark.parametrize("stage", ["told", "renamed", "empty", "half"])
 def test_a_stop_in_the_middle_of_rotation_is_gone_on_from(
     path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
@@ -451,44 +416,3 @@ def test_keys_are_files_that_others_cannot_read(tmp_path: Path) -> None:
             reader(tmp_path / "nothing")
         with pytest.raises(InputError, match="is no"):
             reader(place if reader is read_public_key else public_path(place))
-
-
-def appendix(folder: Path) -> Path:
-    """The verifier in docs/ledger.md, as a stranger would cut it out."""
-    text = (ROOT / "docs" / "ledger.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(code.splitlines()) < 60
-    script = folder / "verifier.py"
-    script.write_text(code, encoding="utf-8")
-    return script
-
-
-def run_appendix(folder: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, str(appendix(folder)), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-    )
-
-
-def test_the_strangers_verifier_agrees(path: Path, tmp_path: Path) -> None:
-    lines = write(path, 12, rotate_bytes=1500)
-    lines += write(path, 2)
-    receipts = receipts_for(path, lines)
-    whole = [*segments(path), path]
-    done = run_appendix(tmp_path, PUBLIC.hex(), *whole, "--head", head_path(path))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"{sum(1 for _ in read(path))} lines, head {list(read(path))[-1].hash}" in done.stdout
-    key = OTHER.public_key().public_bytes_raw().hex()
-    assert run_appendix(tmp_path, key, receipts).returncode == 0
-    assert run_appendix(tmp_path, key, *whole).returncode == 1
-    assert run_appendix(tmp_path, PUBLIC.hex(), *whole[1:]).returncode == 1
-    original = path.read_bytes()
-    path.write_bytes(original.replace(b'"bytes":1,', b'"bytes":2,'))
-    assert run_appendix(tmp_path, PUBLIC.hex(), *whole).returncode == 1
-    path.write_bytes(b"".join(original.splitlines(keepends=True)[:-1]))
-    assert run_appendix(tmp_path, PUBLIC.hex(), *whole).returncode == 0
-    cut = run_appendix(tmp_path, PUBLIC.hex(), *whole, "--head", head_path(path))
-    assert cut.returncode == 1

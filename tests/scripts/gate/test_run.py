@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 import common
+from clients.gate.approvals import approve
+from clients.site_file import load_site
+from scripts.audit.door import small_bundle
 from tests.clients.gate.center import Center, Keys
 from tests.clients.gate.process import write_site
 
@@ -54,6 +57,42 @@ def test_a_wrong_file_is_told_in_plain_words(tmp_path: Path, keys: Keys) -> None
             assert done.returncode == 2, done.stderr
             assert words in done.stderr
             assert "Traceback" not in done.stderr
+
+
+def test_damaged_files_in_the_gates_folder_are_named(tmp_path: Path, keys: Keys) -> None:
+    """One sentence each, with what to do; what is soundly there is said in the log meanwhile."""
+    with Center(keys) as center:
+        site = write_site(tmp_path / "west", center)
+        folder = load_site(site).gate.folder
+        approve(folder, small_bundle())
+        head = folder / "approvals.jsonl.head"
+        head.unlink()
+        done = gate_run("--site", site)
+        assert done.returncode == 2
+        assert f"error: {head} is gone, so nobody can say whether lines were cut" in done.stderr
+        approve(folder, small_bundle())
+        standing = folder / "spool" / "exchanges" / ("a" * 64) / "standing.json"
+        standing.parent.mkdir(parents=True)
+        for content in (b"", b'{"number": 1', b'{"number": 1, "new": 2}', b"\xff"):
+            standing.write_bytes(content)
+            assert_named(gate_run("--site", site), standing, "move its folder out of the spool")
+        standing.unlink()
+        node = folder / "spool" / "node.json"
+        for content in (b"", b"[]", b'{"node_id": null}', b'{"node": 1}'):
+            node.write_bytes(content)
+            done = gate_run("--site", site)
+            assert_named(done, node, "remove it and start again")
+        assert "WARNING approvals: " in done.stderr
+        assert "the head file had been taken away" in done.stderr
+
+
+def assert_named(done: "subprocess.CompletedProcess[str]", path: Path, words: str) -> None:
+    """One line of error that names a file."""
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if not line[:4].isdigit()]
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith(f"error: {path}: is damaged")
+    assert words in errors[0]
 
 
 def test_the_command_never_loads_what_trains() -> None:

@@ -36,6 +36,7 @@ LONGEST_PAUSE_S = 30.0
 AT_ONCE, AT_MOST = 2, 4
 """Objects in flight, and on a line that has shown that it is quick: with more, each takes longer
 than the other side waits on a thin one."""
+UNKNOWN = "expired, answered already, or unknown to the server"
 QUICK_BPS = 20e6
 """Bits a second of such a line."""
 WAITS_FOR_SUPERNODE_S = 900.0
@@ -346,9 +347,11 @@ class Courier:
         if tree.object_id in wanted:
             if not exchange.standing.stored:
                 self.gate.move(exchange, stored=True)
-        elif not exchange.standing.stored:
-            # 200 and nothing wanted: so it says that it did not take the reply.
-            self._not_taken(exchange, "expired, answered already, or unknown to the server")
+        elif not exchange.standing.given:
+            # 200 and nothing wanted: so it says that it does not take the reply. That it has all of
+            # it already is said in the same way, but then the last object was on its way before.
+            why = "given up by the server half-way" if exchange.standing.stored else UNKNOWN
+            self._not_taken(exchange, why)
             return
 
         def push(name: str) -> int:
@@ -364,6 +367,7 @@ class Courier:
         names = [name for name in tree_ids(tree) if name in wanted]
         self._each([name for name in names if name != tree.object_id], push)
         for name in names[-1:]:
+            self.gate.move(exchange, given=True)
             push(name)
         log.info("%s: the server has the answer", exchange.id[:12])
         self.gate.end(exchange)

@@ -34,7 +34,8 @@ class Standing(BaseModel):
         handed: How often the SuperNode has taken it.
         confirmed: Whether the server was told that the instruction is all here, and forgets it.
         crashed: How often the site's code was killed at it.
-        stored: Whether the server has taken the reply's first message.
+        stored: Whether the server has asked for the reply's objects.
+        given: Whether the last of them has been on its way.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +48,7 @@ class Standing(BaseModel):
     confirmed: bool = False
     crashed: int = 0
     stored: bool = False
+    given: bool = False
 
 
 class Exchange:

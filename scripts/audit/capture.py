@@ -91,6 +91,7 @@ class Account:
         heads: Bytes of heads.
         bodies: Bytes of bodies, by call.
         sent: Messages with content or a code.
+        unfinished: Messages that were announced and are not all here, and why.
         problems: What belongs to nothing, in words.
     """
 
@@ -99,6 +100,7 @@ class Account:
     heads: int = 0
     bodies: dict[str, int] = field(default_factory=dict)
     sent: list[Sent] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -131,7 +133,7 @@ def account_of(folder: Path, store: Path) -> Account:
         try:
             account.sent.append(_sent(root, store))
         except (ValueError, KeyError, OSError) as error:
-            account.problems.append(f"message {root[:12]}: is not all here ({error!r})")
+            account.unfinished.append(f"message {root[:12]}: is not all here ({error!r})")
     return account
 
 

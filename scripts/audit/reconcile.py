@@ -18,6 +18,7 @@ class SiteAccount:
         bytes: What they add up to.
         wire_bytes: What was recorded of this site's replies, counted anew.
         codes: Lines that say that a code left.
+        given_up: Replies of which the server did not take all, as the ledger says.
         confirmed: Replies that the server signed for.
         problems: Whatever does not fit.
     """
@@ -27,6 +28,7 @@ class SiteAccount:
     bytes: int = 0
     wire_bytes: int = 0
     codes: int = 0
+    given_up: int = 0
     confirmed: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -55,12 +57,18 @@ def reconcile(
         if verdict.problem is not None:
             one.problems.append(str(verdict.problem))
         sent = {item.sequence: item for item in account.sent if item.key == verdict.key}
+        never = {
+            line.event["instruction"] for line in read(path) if line.event["kind"] == "undelivered"
+        }
         for line in read(path):
             event = line.event
             if event["kind"] == "reply":
                 one.replies += 1
                 one.bytes += int(event["bytes"])
                 item = sent.pop(line.sequence, None)
+                if item is None and event["instruction"] in never:
+                    one.given_up += 1
+                    continue
                 if item is None:
                     one.problems.append(f"line {line.sequence}: its reply is not on the wire")
                     continue
@@ -74,6 +82,9 @@ def reconcile(
             elif event["kind"] == "receipt":
                 one.confirmed += 1
         one.problems += [f"line {n}: a reply on the wire that it does not know" for n in sent]
+    # What broke off and was never taken up again is on the wire in part, and in a ledger as such.
+    if len(account.unfinished) > sum(one.given_up for one in found):
+        account.problems += account.unfinished
     unknown = [item for item in account.sent if not item.error and item.key not in by_key]
     if unknown:
         account.problems.append(f"{len(unknown)} message(s) on the wire are in no site's ledger")

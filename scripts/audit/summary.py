@@ -25,6 +25,7 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
     "undelivered": {"instruction": int, "why": str},
     "recovered": {"fragment_bytes": int, "head_sequence": int, "lines_missing": int},
     "purged": {"what": str, "files": int, "bytes": int},
+    "network": {"open": int, "uid": int},
     "checked": {"caught": int, "tricks": int, "failed": list, "skipped": list},
 }
 """What is read of each kind of event (docs/ledger.md)."""
@@ -192,6 +193,16 @@ def _remarks(line: Line) -> Iterable[str]:
             )
         case "recovered":
             yield f"line {line.sequence}: {_recovered(event)}"
+        case "network":
+            where = (
+                "the machine's own network: the gate was not its only door"
+                if event["open"]
+                else "a network without ways out"
+            )
+            yield (
+                f"line {line.sequence}: from here on training ran in {where}, as user number "
+                f"{event['uid']}"
+            )
         case "purged":
             what = PURGED.get(event["what"], event["what"])
             yield (

@@ -387,6 +387,28 @@ def test_a_reply_that_the_server_does_not_take(tmp_path: Path, center: Center) -
     assert asked not in center.answers
 
 
+def test_a_reply_that_the_server_gives_up_half_way(tmp_path: Path, center: Center) -> None:
+    """It wanted the objects, and forgot the message before it had them all."""
+    asked = center.ask(instruction())
+    with gate_process(tmp_path / "west", center) as process, supernode(process.address) as node:
+        message = node.take()
+
+        def forget(route: str) -> None:
+            if route == "push-object":
+                with center.lock:
+                    center.asked.clear()
+                    center.answers.clear()
+                    center.objects.clear()
+
+        center.on_call = forget
+        node.give(reply_to(message))
+        wait_until_over(process)
+        kinds = [event["kind"] for event in process.events][len(BEGAN) :]
+        assert kinds == ["instruction", "reply", "undelivered"]
+        assert "half-way" in str(process.events[-1]["why"])
+    assert asked not in center.answers
+
+
 def test_it_stops_when_told_and_says_so_to_the_server(tmp_path: Path, center: Center) -> None:
     with gate_process(tmp_path / "west", center) as process, supernode(process.address):
         assert center.online

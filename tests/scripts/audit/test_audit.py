@@ -228,3 +228,18 @@ def test_what_the_server_never_took_is_not_what_left(sonofed: Command, tmp_path:
         assert words in page
     assert "Each reply that the server never took" in page
     assert page.count("c" * 16) == 2
+
+
+@pytest.mark.parametrize(
+    ("is_open", "words"),
+    [(True, "the machine's own network: the gate was not its only door, as user number 7"),
+     (False, "a network without ways out, as user number 7")],
+)  # fmt: skip
+def test_an_open_network_is_said(
+    sonofed: Command, tmp_path: Path, is_open: bool, words: str
+) -> None:
+    with Book(tmp_path, "west", "gate") as book:
+        book.network(is_open=is_open, uid=7)
+        book.network(is_open=is_open, uid=7)
+    said = " ".join(sonofed("audit", "show", tmp_path).out.split())
+    assert said.count(f"from here on training ran in {words}") == 1

@@ -164,8 +164,10 @@ def test_an_honest_recording_adds_up_and_fits_its_ledger(tmp_path: Path) -> None
 def test_whatever_does_not_belong_is_named(
     spoil: Callable[[list[bytes]], list[bytes]], words: str, tmp_path: Path
 ) -> None:
-    made, _ = pushes(tmp_path / "gate")
-    assert words in " ".join(accounted(spoil(made), tmp_path).problems)
+    made, ledger = pushes(tmp_path / "gate")
+    account = accounted(spoil(made), tmp_path)
+    reconcile(account, {"west": ledger}, None)
+    assert words in " ".join(account.problems)
 
 
 def test_a_ledger_that_says_something_else_is_named(tmp_path: Path) -> None:
@@ -180,6 +182,17 @@ def test_a_ledger_that_says_something_else_is_named(tmp_path: Path) -> None:
     (site,) = reconcile(doubled, {"west": ledger}, None)
     assert site.problems == ["line 3: its reply is not on the wire"]
     assert other != made
+
+
+def test_a_reply_that_broke_off_is_one_that_the_ledger_says_was_given_up(tmp_path: Path) -> None:
+    made, ledger = pushes(tmp_path / "gate")
+    with Book(tmp_path / "gate", "west", "simulation") as book:
+        book.undelivered(2, "given up by the server half-way")
+    account = accounted(made[:1] + made[2:], tmp_path)
+    (site,) = reconcile(account, {"west": ledger}, None)
+    assert (site.problems, account.problems) == ([], [])
+    assert (site.replies, site.given_up) == (1, 1)
+    assert account.bytes == account.heads + sum(account.bodies.values())
 
 
 def test_requests_are_given_one_at_a_time(tmp_path: Path) -> None:

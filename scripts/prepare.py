@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from functools import partial
@@ -25,11 +25,16 @@ from common.errors import InputError
 from common.estimate import payload
 from common.own_parts import check_own_parts
 from common.plan import Plan, make_plan
+from common.selection.cut import budget_of
 from scripts.live import Steps
+from server.attendance import missing
+from server.checkpoint import RunFolder
 
 SPARE_BYTES = 200_000_000
 """Left free beside the run."""
 PARTIAL = "study.json.partial"
+PAIR = 2
+"""Annotated images without which a site trains no classifier."""
 
 
 class Stand(Enum):
@@ -42,6 +47,8 @@ class Stand(Enum):
 
 def look_at(folder: Path, study: Study, resume: bool) -> Stand:
     """What the run folder holds of this study; nothing is written.
+
+    A finished run whose figures lack a site has not finished for one who resumes it.
 
     Raises:
         InputError: If it holds anything else, or a run of this study and `resume` is not asked.
@@ -60,7 +67,7 @@ def look_at(folder: Path, study: Study, resume: bool) -> Stand:
             f"{folder}: holds a run of another study ({_difference(found, study)}); "
             "choose another --out"
         )
-    if (folder / "results.json").exists():
+    if (folder / "results.json").exists() and not (resume and missing(RunFolder(folder))):
         return Stand.FINISHED
     if not resume:
         raise InputError(
@@ -235,7 +242,7 @@ def check_sites(study: Study, sites: list[SiteSettings], steps: Steps) -> None:
     problems: list[str] = []
     plan = make_plan(study)
     trainings = list(plan.trainings.values())
-    pool = 0
+    pools: list[int] = []
     for site in sites:
         with steps.step(f"reading {site.name}") as progress:
             try:
@@ -247,7 +254,8 @@ def check_sites(study: Study, sites: list[SiteSettings], steps: Steps) -> None:
                     progress=progress,
                 )
                 problems += _problems_of(partial(check_batches, data, site, study, trainings))
-                pool += len(training_rows(data, "select")) if site.role == "target" else 0
+                if site.role == "target":
+                    pools.append(len(training_rows(data, "select")))
                 masked = np.flatnonzero(data.has_mask)[:1]
                 if len(masked) and not study.representation:
                     problems += _problems_of(partial(data.masks, masked, stage="evaluate"))
@@ -256,14 +264,44 @@ def check_sites(study: Study, sites: list[SiteSettings], steps: Steps) -> None:
             except InputError as error:
                 problems += error.problems
     if not problems:
-        problems = [
-            f"{selection.arm}: {selection.settings.clusters} clusters are more than the {pool} "
-            "images to select from; lower score.clusters"
-            for selection in plan.selections.values()
-            if selection.strategy == "dual" and selection.settings.clusters > pool
-        ]
+        problems = [*_too_many_clusters(plan, sum(pools)), *_too_few_chosen(plan, pools)]
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
+
+
+def _too_many_clusters(plan: Plan, pool: int) -> Iterator[str]:
+    """Numbers of clusters that the pooled images cannot fill, each once."""
+    arms: dict[int, list[str]] = {}
+    for selection in plan.selections.values():
+        if selection.strategy == "dual" and selection.settings.clusters > pool:
+            arms.setdefault(selection.settings.clusters, []).append(selection.arm)
+    for clusters, wanting in arms.items():
+        yield (
+            f"score.clusters: {clusters} clusters ({', '.join(wanting)}) are more than the {pool} "
+            "images to select from"
+        )
+
+
+def _too_few_chosen(plan: Plan, pools: Sequence[int]) -> Iterator[str]:
+    """Budgets at which no site can get two images, which a step of training needs; each once.
+
+    Where a site fills a quota of its own, that is known; else the best case is that all images of
+    the budget lie at one site.
+    """
+    arms: dict[tuple[float, int], list[str]] = {}
+    for selection in plan.selections.values():
+        whole = selection.budget == "pooled"
+        for budget in selection.budgets:
+            most = budget_of(budget, sum(pools)) if whole else max(
+                (budget_of(budget, pool) for pool in pools), default=0
+            )  # fmt: skip
+            if most < PAIR:
+                arms.setdefault((budget, most), []).append(selection.arm)
+    for (budget, most), wanting in arms.items():
+        yield (
+            f"select: a budget of {budget:g} of {sum(pools)} images ({', '.join(wanting)}) gives "
+            f"no site more than {most}, and a classifier needs {PAIR} to train on; raise it"
+        )
 
 
 def check_unchanged(folder: Path, looked_at: list[SiteSettings]) -> None:

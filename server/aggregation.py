@@ -24,9 +24,15 @@ class Rule(Protocol):
     """What an aggregation rule is.
 
     A rule may keep tensors between rounds in `state`; they are saved with the checkpoint.
+
+    Attributes:
+        state: These.
+        refused: Replies of the round that were refused as bad, and so are not added; counted up by
+            the round, for rules that reckon with so many bad ones. Somebody's own needs none.
     """
 
     state: State
+    refused: int
 
     def add(self, weights: Mapping[str, Tensor], weight: float) -> None:
         """Take one site's reply into account. The tensors may be used, not kept."""
@@ -48,6 +54,7 @@ class RunningMean:
     def __init__(self, start: Mapping[str, Tensor], state: State) -> None:
         self.start = start
         self.state: State = state
+        self.refused = 0
         self.mean: State = OrderedDict()
         self.total = 0.0
 
@@ -119,6 +126,7 @@ class OwnRule:
         self.name, self.start = name, start
         self.rule: Rule = load_plugin(name, "federation.aggregation")(start, state)
         self.state: State = state
+        self.refused = 0
 
     def add(self, weights: Mapping[str, Tensor], weight: float) -> None:
         """Hand one site's reply on."""

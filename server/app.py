@@ -3,12 +3,12 @@
 import common.environment  # noqa: F401, I001 - before Flower
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from flwr.app import Context, Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -43,6 +43,8 @@ POLL_S, LONGEST_POLL_S = 0.2, 2.0
 """Seconds between looks for a reply; they grow with the time that it takes."""
 TELL_S = 60.0
 """Seconds of silence after which the run says whom it waits for."""
+AGAIN_S = 300.0
+"""Seconds before a node that would not say who it is is asked again, between two rounds."""
 GONE = {
     ErrorCode.MESSAGE_UNAVAILABLE: "its answer was cut off on the way",
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "its answer was lost on the way",
@@ -98,43 +100,64 @@ class GridExchange:
         self.receipts = receipts
         self.waiting = waiting
         self.nodes: dict[str, int] = {}
+        self.refused: dict[int, float] = {}
         self.crossing = study.for_sites().canonical()
 
     def enrol(
-        self, question: Question, sites: Sequence[str], *, wait: bool
+        self, question: Question, sites: Sequence[str], *, wait_s: float, least: int
     ) -> Iterator[Reply | Refusal]:
-        """Wait until as many unknown nodes are there as sites are missing, and ask each who it is.
+        """Ask each unknown node who it is as it comes, until nobody is missing or none is awaited.
 
         A node of a site that takes no part may be among them: then it is waited for the others.
         """
-        since = time.monotonic()
+        since = told = time.monotonic()
+        question = replace(question, spare=len(sites) - least)
         asked: set[int] = set()
+        refused = False
         while missing := [site for site in sites if site not in self.nodes]:
-            known = asked | set(self.nodes.values())
-            nodes = self._wait_for_nodes(known, len(missing), since if wait else None)
-            refused = False
-            for answer in self._who(question, nodes):
-                refused = refused or isinstance(answer, Refusal)
-                yield answer
-            asked |= set(nodes)
-            if refused or not nodes or not wait:
+            if nodes := self._strangers(asked, again_s=0.0 if wait_s else AGAIN_S):
+                for answer in self._who(question, nodes, len(asked)):
+                    refused = refused or isinstance(answer, Refusal)
+                    yield answer
+                asked |= set(nodes)
+                continue
+            now = time.monotonic()
+            enough = len(sites) - len(missing) >= least
+            if now - since >= (wait_s if enough else self.study.federation.deadline_s):
                 return
+            # As many nodes as sites are there, and one of them refused: that was the missing one.
+            if refused and len(asked) >= len(sites):
+                return
+            if now - told > TELL_S:
+                told = now
+                self.waiting("enrol", dict.fromkeys(missing, "is not here yet"))
+            time.sleep(POLL_S)
 
-    def _who(self, question: Question, nodes: Sequence[int]) -> Iterator[Reply | Refusal]:
+    def _strangers(self, asked: set[int], again_s: float) -> list[int]:
+        """Nodes that are there and have not said who they are, nor refused to just now."""
+        since = time.monotonic() - again_s
+        lately = {node for node, when in self.refused.items() if when > since}
+        return sorted(set(self.grid.get_node_ids()) - set(self.nodes.values()) - asked - lately)
+
+    def _who(
+        self, question: Question, nodes: Sequence[int], before: int
+    ) -> Iterator[Reply | Refusal]:
         names = list(self.study.sites)
-        labelled = {f"node {place + 1} of {len(nodes)}": node for place, node in enumerate(nodes)}
+        labelled = {f"node {before + place + 1}": node for place, node in enumerate(nodes)}
         for answer in self._ask(question, labelled):
             label = answer.site
             if isinstance(answer, Refusal):
+                self.refused[labelled[label]] = time.monotonic()
                 yield answer
                 continue
             index = int(answer.metrics["site"])
             name = names[index] if index < len(names) else ""
             if not name or name in self.nodes:
+                self.refused[labelled[label]] = time.monotonic()
                 yield Refusal(
                     label,
                     f"says it is site {index} of the study, which is taken or none",
-                    taken=True,
+                    kind="taken",
                 )
                 continue
             self.nodes[name] = labelled[label]
@@ -142,9 +165,16 @@ class GridExchange:
 
     def ask(self, question: Question, sites: Sequence[str]) -> Iterator[Reply | Refusal]:
         """Ask the sites; answers come in the order of `sites`."""
-        return self._ask(question, {site: self.nodes[site] for site in sites})
+        return self._ask(question, {site: self.nodes.get(site) for site in sites})
 
-    def _ask(self, question: Question, nodes: dict[str, int]) -> Iterator[Reply | Refusal]:
+    def connected(self, sites: Sequence[str]) -> tuple[str, ...]:
+        """Those of the sites whose node the SuperLink has heard of in the last minute."""
+        there = set(self.grid.get_node_ids())
+        return tuple(site for site in sites if self.nodes.get(site) in there)
+
+    def _ask(
+        self, question: Question, nodes: Mapping[str, int | None]
+    ) -> Iterator[Reply | Refusal]:
         instruction = Instruction(
             self.crossing,
             question.stage,
@@ -160,9 +190,12 @@ class GridExchange:
             wire_dtype=self.study.wire.dtype,
         )
         down = payload_bytes(question.down, self.study.wire.dtype) if question.weights else 0
-        waiting = deque(nodes.items())
+        waiting = deque((site, node) for site, node in nodes.items() if node is not None)
         asked: deque[Asked] = deque()
-        spare = len(nodes) - math.ceil(question.quorum * len(nodes))
+        absent = [site for site, node in nodes.items() if node is None]
+        spare = question.spare - len(absent)
+        for site in absent:
+            yield Refusal(site, "it is not here", kind="silent")
         while waiting or asked:
             while waiting and len(asked) < self.window:
                 site, node = waiting.popleft()
@@ -222,11 +255,12 @@ class GridExchange:
     ) -> Reply | Refusal:
         """Check a reply; of a site's error only the code is looked at, never its words."""
         if message is None:
-            return Refusal(site, "no reply before the deadline", down)
+            return Refusal(site, "no reply before the deadline", down, "silent")
         if message.has_error():
             code = message.error.code
             words = (ERRORS | GATE_ERRORS | FLOWER_ERRORS).get(code, "it did not answer")
-            return Refusal(site, f"{words} (code {code})", down)
+            kind: Literal["said", "silent"] = "silent" if code in GONE else "said"
+            return Refusal(site, f"{words} (code {code})", down, kind)
         try:
             content = message.content
             letter = take_letter(content)
@@ -237,24 +271,9 @@ class GridExchange:
             received: Mapping[str, object] = content.metric_records.get(METRICS, {})
             metrics = check_metrics(dict(received), question.metrics, complete=question.complete)
         except PayloadError as error:
-            return Refusal(site, f"refused here: {error}", down)
+            return Refusal(site, f"refused here: {error}", down, "bad")
         up = payload_bytes(question.up, self.study.wire.dtype)
         return Reply(site, weights, metrics, down, up, seconds)
-
-    def _wait_for_nodes(self, known: set[int], count: int, since: float | None) -> list[int]:
-        """Nodes beside the known ones; None: those that are there, few or none."""
-        told = time.monotonic()
-        while True:
-            nodes = sorted(set(self.grid.get_node_ids()) - known)
-            now = time.monotonic()
-            if len(nodes) >= count or since is None:
-                return nodes
-            if now - since > self.study.federation.deadline_s:
-                return nodes
-            if now - told > TELL_S:
-                told = now
-                self.waiting("enrol", {"sites": f"{len(nodes)} of {count} are here"})
-            time.sleep(POLL_S)
 
 
 def _who(late: Sequence[Asked], now: float, left: float, gone: bool) -> dict[str, str]:

@@ -2,6 +2,9 @@
 
 The coordinator's commands append to it, the server only reads. The study itself never changes, nor
 does its digest: a site that left is asked nothing more, and what it has contributed stays.
+
+A site that is away without having been dropped is the server's to note (`RUN/state/away.json`): the
+study goes on where the others are a quorum, and asks it again before every round.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,9 +17,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from common.errors import InputError
 from common.lines import append_line
 from common.plan import Plan
-from server.checkpoint import Record
+from server.checkpoint import Record, RunFolder
 
 FILE = "sites.jsonl"
+AWAY = "away"
+"""State: what the server noted of sites that were not there, oldest first."""
+Said = Literal["dropped", "added", "away", "back"]
 
 
 class Change(BaseModel):
@@ -25,13 +31,14 @@ class Change(BaseModel):
     Attributes:
         change: What happened.
         site: To whom.
-        reason: Why, in the coordinator's words; may be empty.
+        reason: Why, in the coordinator's words, or of one that is away in the server's; may be
+            empty.
         time: When, ISO 8601, UTC.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    change: Literal["dropped", "added"]
+    change: Said
     site: str
     reason: str = ""
     time: str
@@ -39,10 +46,41 @@ class Change(BaseModel):
 
 def note(run: Path, change: Literal["dropped", "added"], site: str, reason: str = "") -> Change:
     """Write down that a site leaves or comes back; from the next round on it holds."""
-    time = datetime.now(UTC).isoformat(timespec="seconds")
-    made = Change(change=change, site=site, reason=reason, time=time)
+    made = _now(change, site, reason)
     append_line(run / FILE, made.model_dump())
     return made
+
+
+def note_away(run: RunFolder, change: Literal["away", "back"], site: str, reason: str = "") -> None:
+    """Write down that a site is not there, or is back; what was noted last is not repeated."""
+    noted = read_away(run)
+    of_site = [earlier for earlier in noted if earlier.site == site]
+    if of_site and (of_site[-1].change, of_site[-1].reason) == (change, reason):
+        return
+    noted.append(_now(change, site, reason))
+    run.write_state(AWAY, [change.model_dump() for change in noted])
+
+
+def read_away(run: RunFolder) -> list[Change]:
+    """What the server noted, oldest first."""
+    return [Change(**change) for change in run.read_state(AWAY) or []]
+
+
+def was_away(run: RunFolder) -> set[str]:
+    """The sites that were not there when the server last looked."""
+    latest = {change.site: change.change for change in read_away(run)}
+    return {site for site, change in latest.items() if change == "away"}
+
+
+def missing(run: RunFolder) -> dict[str, dict[str, str]]:
+    """Stages whose figures are not of all sites: site to why it gave none."""
+    stages = {stage: run.read_state(stage) or {} for stage in ("evaluate", "classify")}
+    return {stage: state["missing"] for stage, state in stages.items() if state.get("missing")}
+
+
+def _now(change: Said, site: str, reason: str) -> Change:
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    return Change(change=change, site=site, reason=reason, time=time)
 
 
 def read_changes(run: Path) -> list[Change]:
@@ -73,10 +111,10 @@ def sentences(
     records: Mapping[str, Record],
     evaluated: Iterable[str],
 ) -> list[str]:
-    """What a reader must know of each site that left: when, why, what it took part in.
+    """What a reader must know of each site that left or was away: when, why, what it took part in.
 
     Args:
-        changes: All of the run.
+        changes: All of the run, oldest first.
         plan: Its trainings.
         records: By training.
         evaluated: Sites that were evaluated.

@@ -58,6 +58,7 @@ class Record:
         metrics: The last round's means.
         totals: Sums of the replies' counters over all rounds.
         took_part: Rounds in which each site's reply was taken.
+        missed: Rounds that went on without a site's reply.
     """
 
     key: str
@@ -73,6 +74,7 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     took_part: dict[str, list[int]] = field(default_factory=dict)
+    missed: dict[str, list[int]] = field(default_factory=dict)
 
     def count(self, site: str, down: int, up: int) -> None:
         """Add a message pair's bytes."""

@@ -26,6 +26,7 @@ class ServerContext:
         tracker: Gets the events.
         enrolled: Each site's counts.
         gone: Sites that take no part now; one that was added and is not here yet, with why.
+        away: Sites that take part but are not here, with why: they count for every quorum.
     """
 
     study: Study
@@ -35,6 +36,7 @@ class ServerContext:
     tracker: Tracker
     enrolled: dict[str, dict[str, float | int]] = field(default_factory=dict)
     gone: dict[str, str] = field(default_factory=dict)
+    away: dict[str, str] = field(default_factory=dict)
 
     def result(self, key: str) -> State:
         """The weights that a finished training hands on."""

@@ -93,7 +93,7 @@ def sort_out(events: Iterable[Event]) -> Log:
         elif isinstance(event, StepEvent):
             log.stages.setdefault(event.stage)
             log.steps[event.stage, event.key, event.step, event.round, event.site] = event
-        elif isinstance(event, WaitingEvent):
+        elif isinstance(event, WaitingEvent) and event.stage == "annotate":
             log.waiting.append(event)
         elif isinstance(event, EndEvent):
             log.end = event

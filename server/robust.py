@@ -36,6 +36,7 @@ class StoredReplies:
         self.start = start
         self.folder = folder
         self.state: State = {}
+        self.refused = 0
         self.count = 0
         folder.mkdir(parents=True, exist_ok=True)
         self._clear()
@@ -116,13 +117,20 @@ class Krum(StoredReplies):
     Args:
         start: The round's outgoing weights.
         folder: For the replies.
-        byzantine: f: how many replies may be bad; 2 f + 3 replies are needed. A training of one
-            site has nothing to choose from: its reply passes.
+        byzantine: f: how many replies may be bad. Each that was refused as such is one of them, and
+            is out already: with r refused, f - r (at least 0) may still be among those that are
+            left, and of these 2 (f - r) + 3 are needed. A site that gave no reply is none of them.
+            A training of one site has nothing to choose from: its reply passes.
     """
 
     def __init__(self, start: Mapping[str, Tensor], folder: Path, byzantine: int) -> None:
         super().__init__(start, folder)
         self.byzantine = byzantine
+
+    @property
+    def hidden(self) -> int:
+        """Bad replies that may be among those that were taken."""
+        return max(0, self.byzantine - self.refused)
 
     def combine(self, files: list[Any]) -> State:
         """The chosen reply as it came.
@@ -134,10 +142,11 @@ class Krum(StoredReplies):
         return OrderedDict((name, files[chosen].get_tensor(name)) for name in self.start)
 
     def _choose(self, files: list[Any]) -> int:
-        if self.count < least_for_krum(self.byzantine):
+        if self.count < least_for_krum(self.hidden):
+            bad = f", {self.refused} of them refused as bad," if self.refused else ""
             raise StudyStopped(
-                f"federation.aggregation: krum with byzantine = {self.byzantine} needs "
-                f"{least_for_krum(self.byzantine)} replies, and {self.count} came"
+                f"federation.aggregation: krum with byzantine = {self.byzantine}{bad} needs "
+                f"{least_for_krum(self.hidden)} replies, and {self.count} came"
             )
         distances_NN = torch.zeros(self.count, self.count, dtype=torch.float64)
         for name in measured(self.start):
@@ -145,7 +154,7 @@ class Krum(StoredReplies):
             for one, own_P in enumerate(replies_NP):
                 distances_NN[one] += (replies_NP - own_P).square().sum(dim=1)
         # Itself is at distance 0, and N - f - 2 neighbours count beside it.
-        nearest = distances_NN.sort(dim=1).values[:, 1 : self.count - self.byzantine - 1]
+        nearest = distances_NN.sort(dim=1).values[:, 1 : self.count - self.hidden - 1]
         return int(nearest.sum(dim=1).argmin())
 
 

@@ -144,13 +144,19 @@ def _results(
 def _departures(
     context: ServerContext, scored: Mapping[str, Mapping[str, float | int]]
 ) -> list[str]:
-    """Of sites that left or came later: what they took part in."""
-    changes = attendance.read_changes(context.run.folder)
+    """Of sites that left, came later or were away: what they took part in, and what lacks them."""
+    noted = [*attendance.read_changes(context.run.folder), *attendance.read_away(context.run)]
+    changes = sorted(noted, key=lambda change: change.time)
+    lacking = [
+        f"{stage}: without {site} ({reason}); the figures are of the others"
+        for stage, sites in attendance.missing(context.run).items()
+        for site, reason in sites.items()
+    ]
     if not changes:
-        return []
+        return lacking
     records = {key: context.run.checkpoint(key).load(key) for key in context.plan.trainings}
     judged = {*scored, *(classify.classified(context) if context.plan.cells else ())}
-    return attendance.sentences(changes, context.plan, records, judged)
+    return [*attendance.sentences(changes, context.plan, records, judged), *lacking]
 
 
 def _selection(context: ServerContext) -> tuple[SelectionResults | None, list[str]]:
@@ -225,7 +231,12 @@ def _notes(context: ServerContext) -> list[str]:
         )
     for key, training in context.plan.trainings.items():
         record = context.run.checkpoint(key).load(key)
-        notes += [f"{key}: {words}" for words in [record.note, *record.remarks] if words]
+        missed = [
+            f"without {site} in {'round' if len(rounds) == 1 else 'rounds'} "
+            f"{attendance.spans(rounds)} of {record.round}"
+            for site, rounds in record.missed.items()
+        ]
+        notes += [f"{key}: {words}" for words in [record.note, *missed, *record.remarks] if words]
         if training.stage != "contrastive":
             continue
         masked, total = record.totals["pairs_masked"], record.totals["pairs_total"]

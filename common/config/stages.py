@@ -183,17 +183,26 @@ class Federation(Table):
         0.2, "trimmed: share of replies cut at either end, rounded up while one is left",
         gt=0, lt=0.5,
     )  # fmt: skip
-    byzantine: int = option(1, "krum: bad replies that it withstands; 2 f + 3 must come", ge=0)
+    byzantine: int = option(
+        1, "krum: f, bad replies that it withstands; 2 f + 3 must come. One that is refused is one "
+        "of the f, and out already", ge=0,
+    )  # fmt: skip
     update_bound: float = option(
         100.0, "a reply whose weights moved more than so many times their own length is refused",
         gt=0,
     )  # fmt: skip
-    quorum: float = option(1.0, "share of a stage's sites whose replies suffice", gt=0, le=1)
+    quorum: float = option(
+        1.0, "share of a stage's sites whose answers suffice; who is missing is named. A choice of "
+        "images keeps to the sites that it began with", gt=0, le=1,
+    )  # fmt: skip
     count_bucket: int = option(
         1, "counts leave a site's gate in such steps; results are then not comparable bit for bit",
         ge=1, le=1000,
     )  # fmt: skip
-    deadline_s: float = option(86_400.0, "seconds a round waits for a site", gt=0)
+    deadline_s: float = option(
+        86_400.0, "seconds a round waits for a site; so long the study waits for its sites at the "
+        "start", gt=0,
+    )  # fmt: skip
 
 
 class Wire(Table):

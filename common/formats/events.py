@@ -159,23 +159,25 @@ class StepEvent(Line):
 
 
 class WaitingEvent(Line):
-    """The study waits: for experts, told when a number changes; for a site, told each minute."""
+    """The study waits: for experts, told when something changes; for a site, told each minute."""
 
     event: Literal["waiting"]
     stage: str
     sites: dict[str, str] = Field(
-        description='site to "annotated of wanted", or to since when it is asked'
+        description='site to "annotated of wanted", or to since when it is asked or not heard'
     )
     time: float | str
 
 
 class SiteEvent(Line):
-    """A site leaves the study, or comes back: from the next round on."""
+    """A site leaves the study or is away, and comes back: from the next round on."""
 
     event: Literal["site"]
     site: str
-    change: Literal["dropped", "added"]
-    reason: str = Field(default="", description="the coordinator's words")
+    change: Literal["dropped", "added", "away", "back"]
+    reason: str = Field(
+        default="", description="the coordinator's words; of one that is away the server's"
+    )
     time: float | str
 
 

@@ -34,12 +34,15 @@ def sites(context: ServerContext) -> tuple[str, ...]:
 def begin(context: ServerContext) -> None:
     """Fix who chooses, if that is not done: of the targets that are here, those with all it takes.
 
+    One that cannot be reached just then is out of the choice, if the others are a quorum.
+
     Raises:
         StudyStopped: If none is left.
     """
     if context.run.read_state(STATE) is not None:
         return
-    here = sites(context)
+    targets = sites(context)
+    here = enrol.here(context, "choosing", targets, targets)
     if context.plan.reconstructing:
         here = reconstruct.redrawn(context, here)
     context.run.write_state(STATE, {"sites": list(here), "closed": False})

@@ -25,6 +25,9 @@ FEATURES, GREY, SIMILARITY = "style.features", "style.grey", "style.similarity"
 def run(context: ServerContext) -> None:
     """Run what is left of the three steps.
 
+    A site that cannot be reached when a step begins is left out, if the others are a quorum: it
+    then trains on no reconstructions, and chooses nothing.
+
     Raises:
         StudyStopped: If a site refuses, naming it and why.
     """
@@ -89,8 +92,9 @@ def _state(context: ServerContext) -> dict[str, Any]:
 
 def _style(context: ServerContext, state: dict[str, Any]) -> None:
     sources = enrol.present(context, context.study.sources)
-    left = [site for site in sources if site not in state["style"]]
-    if not left:
+    left = enrol.here(context, STATE, [s for s in sources if s not in state["style"]], sources)
+    # All sites are compared with the same sources.
+    if not left or state["compare"]:
         return
     for reply in ask_sites(
         context, "query", STATE, left, traffic=state["traffic"], step="style",
@@ -108,7 +112,7 @@ def _style(context: ServerContext, state: dict[str, Any]) -> None:
 
 def _redraw(context: ServerContext, state: dict[str, Any]) -> None:
     sites = enrol.present(context, tuple(context.study.sites))
-    left = [site for site in sites if site not in state["redraw"]]
+    left = enrol.here(context, STATE, [s for s in sites if s not in state["redraw"]], sites)
     if not left:
         return
     for reply in ask_sites(
@@ -122,7 +126,8 @@ def _redraw(context: ServerContext, state: dict[str, Any]) -> None:
 def _compare(context: ServerContext, state: dict[str, Any]) -> None:
     sites = enrol.present(context, tuple(context.study.sites))
     # One that was added since has redrawn nothing; a resumed run asks it.
-    left = [site for site in sites if site in state["redraw"] and site not in state["compare"]]
+    redrawn = [s for s in sites if s in state["redraw"] and s not in state["compare"]]
+    left = enrol.here(context, STATE, redrawn, sites)
     if not left:
         return
     classifier = context.result(_classifier_key(context))

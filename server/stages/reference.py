@@ -16,7 +16,7 @@ from common.models.branches import State
 from common.wire.payload import digest_of
 from server.checkpoint import RunFolder, read_tensors, write_tensors
 from server.context import ServerContext
-from server.exchange import Question, Refusal
+from server.exchange import Question, Refusal, least
 from server.stages import enrol
 from server.stages.evaluate import member_weights
 
@@ -26,21 +26,25 @@ STAGE = "reference"
 def run(context: ServerContext) -> None:
     """Show every site the members of the study's bundle, then ask for its aggregates.
 
-    What was asked before a kill is not asked again.
+    What was asked before a kill is not asked again. One of which nothing is heard is left out; a
+    run that goes on asks it again.
     """
     done = context.run.read_state(STAGE) or {"members": {}, "seen": {}, "sites": {}, "none": {}}
     sites = enrol.present(context, tuple(context.study.sites))
-    for member in all_members(context.plan.arms[bundle_arm(context.plan)]):
+    members = all_members(context.plan.arms[bundle_arm(context.plan)])
+    for member in members:
         _show(context, done, member, sites)
     left = [
         site
         for site in enrol.present(context, sites)
-        if site not in done["sites"] and site not in done["none"]
+        if site not in done["sites"]
+        and site not in done["none"]
+        and all(site in done["seen"][member] for member in members)
     ]
-    question = Question.of(context.study, context.plan, "query", STAGE)
-    for answer in context.exchange.ask(question, left):
+    question = Question.of(context.study, context.plan, "query", STAGE, spare=_spare(context, left))
+    for answer in enrol.ask(context, question, left):
         if isinstance(answer, Refusal):
-            done["none"][answer.site] = answer.reason
+            _note(done, answer)
         elif not answer.metrics["patients"]:
             done["none"][answer.site] = "too few patients"
         else:
@@ -60,13 +64,28 @@ def _show(context: ServerContext, done: dict[str, Any], member: str, sites: Sequ
     seen = done["seen"].setdefault(member, [])
     here = enrol.present(context, sites)
     left = [site for site in here if site not in seen and site not in done["none"]]
-    question = Question.of(context.study, context.plan, "query", STAGE, member, weights=weights)
-    for answer in context.exchange.ask(question, left):
+    question = Question.of(
+        context.study, context.plan, "query", STAGE, member, weights=weights,
+        spare=_spare(context, left),
+    )  # fmt: skip
+    for answer in enrol.ask(context, question, left):
         if isinstance(answer, Refusal):
-            done["none"][answer.site] = answer.reason
+            _note(done, answer)
         else:
             seen.append(answer.site)
         context.run.write_state(STAGE, done)
+
+
+def _spare(context: ServerContext, left: Sequence[str]) -> int:
+    """Who is away is not waited for; one that goes away meanwhile is, if the quorum needs it."""
+    away = sum(site in context.away for site in left)
+    return max(away, len(left) - least(context.study.federation.quorum, len(left)))
+
+
+def _note(done: dict[str, Any], refusal: Refusal) -> None:
+    """Why a site gives nothing; one that was not heard may yet give something."""
+    if refusal.kind != "silent":
+        done["none"][refusal.site] = refusal.reason
 
 
 def collected(run: RunFolder, members: dict[str, str]) -> Reference | None:

@@ -1,6 +1,5 @@
 """The rounds of a training: weights out, replies in one at a time, aggregate, checkpoint."""
 
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from common.wire.vocabulary import returned_tensors
 from server.aggregation import make_rule
 from server.checkpoint import Checkpoint, Record
 from server.context import ServerContext, StudyStopped
-from server.exchange import Question, Refusal, Reply
+from server.exchange import Question, Refusal, Reply, least
 from server.stages import annotate, enrol, reconstruct
 from server.stages.start import starting_weights
 from server.updates import Updates, against
@@ -67,9 +66,10 @@ def _round(
     rule_state: State,
 ) -> tuple[State, State]:
     started = time.monotonic()
+    sites = participants(context, training)
     question = Question.of(
         context.study, context.plan, "train", training.stage, training.key, round_=round_,
-        weights=weights,
+        weights=weights, spare=len(sites) - needed(context, training, sites),
     )  # fmt: skip
     federation = context.study.federation
     back = returned_tensors(context.study, training)
@@ -80,10 +80,9 @@ def _round(
         federation.update_bound,
         seed_of(context.study.seed, training.key, round_, "sketch"),
     )
-    sites = participants(context, training)
     replies: list[Reply] = []
     refused: dict[str, str] = {}
-    for answer in context.exchange.ask(question, sites):
+    for answer in enrol.ask(context, question, sites):
         record.count(answer.site, answer.bytes_down, getattr(answer, "bytes_up", 0))
         reason = (
             answer.reason
@@ -92,6 +91,8 @@ def _round(
         )
         if isinstance(answer, Refusal) or reason:
             refused[answer.site] = reason
+            if not isinstance(answer, Refusal) or answer.kind == "bad":
+                rule.refused += 1
             context.tracker.emit(
                 "refused", training=training.key, round=round_, site=answer.site, reason=reason
             )
@@ -123,6 +124,8 @@ def _round(
     val_loss = _judge(context, training, record, round_, weights, replies)
     for reply in replies:
         record.took_part.setdefault(reply.site, []).append(round_)
+    for site in refused:
+        record.missed.setdefault(site, []).append(round_)
     keep = not record.note
     record.round = round_
     if keep:
@@ -168,14 +171,18 @@ def check_quorum(
     Raises:
         StudyStopped: Naming each site that is missing and why.
     """
-    quorum = training.settings.quorum or context.study.federation.quorum
-    needed = math.ceil(quorum * len(sites))
-    if len(replies) < max(1, needed):
+    enough = needed(context, training, sites)
+    if len(replies) < enough:
         reasons = "; ".join(f"{site}: {reason}" for site, reason in refused.items())
         raise StudyStopped(
             f"{training.key}, round {round_}: {len(replies)} of {len(sites)} "
-            f"sites replied, {needed} are needed ({reasons})"
+            f"sites replied, {enough} are needed ({reasons})"
         )
+
+
+def needed(context: ServerContext, training: Training, sites: Sequence[str]) -> int:
+    """How many of a training's sites have to reply in a round."""
+    return least(training.settings.quorum or context.study.federation.quorum, len(sites))
 
 
 def participants(context: ServerContext, training: Training) -> tuple[str, ...]:
@@ -272,11 +279,11 @@ def _validate(
     )
     question = Question.of(
         context.study, context.plan, "evaluate", training.stage, training.key, round_=round_,
-        weights=weights,
+        weights=weights, spare=len(sites) - needed(context, training, sites),
     )  # fmt: skip
     replies = []
     refused = {}
-    for answer in context.exchange.ask(question, sites):
+    for answer in enrol.ask(context, question, sites):
         record.count(answer.site, answer.bytes_down, getattr(answer, "bytes_up", 0))
         if isinstance(answer, Refusal):
             refused[answer.site] = answer.reason

@@ -10,7 +10,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from common.plan import Training, make_plan
-from common.wire.records import ERROR_FAILED, METRICS, WEIGHTS
+from common.wire.records import ERROR_FAILED, INSTRUCTION, METRICS, WEIGHTS
 from server import app as server_app
 from server.context import StudyStopped
 from server.exchange import Question, Refusal
@@ -213,10 +213,14 @@ def test_who_is_waited_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     exchange = server_app.GridExchange(
         grid, study, 1, waiting=lambda stage, sites: said.append((stage, dict(sites)))
     )
-    (refusal,) = exchange.enrol(Question("query", "enrol"), tuple(study.sites), wait=True)
+    question = Question("query", "enrol")
+    (refusal,) = exchange.enrol(question, tuple(study.sites), wait_s=0.6, least=3)
     assert isinstance(refusal, Refusal)
-    assert ("enrol", {"sites": "1 of 3 are here"}) in said  # the source too
+    assert refusal.kind == "silent"
     assert any(stage == "enrol" and "asked 0 min ago" in str(sites) for stage, sites in said)
+    exchange.grid = PlayedGrid([], lambda site, message: None)
+    assert list(exchange.enrol(question, tuple(study.sites), wait_s=0.6, least=3)) == []
+    assert ("enrol", dict.fromkeys(study.sites, "is not here yet")) in said
 
 
 class Flaky(PlayedGrid):
@@ -302,3 +306,53 @@ def test_one_that_stays_away_is_waited_for_until_the_deadline_and_named(
         train.run(context, MIM)
     assert any("is not connected" in sites["site0"] for sites in said)
     assert [site for site, _ in flaky.asked].count("site0") == 1
+
+
+class Offline(PlayedGrid):
+    """A site is off in some rounds: Flower answers in its place, and does not list it."""
+
+    def __init__(self, site: str, rounds: range, play: Play) -> None:
+        super().__init__(STUDY.sites, play)
+        self.site, self.rounds, self.round = site, rounds, 1
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        (message,) = messages
+        record = message.content.config_records[INSTRUCTION]
+        self.round = int(str(record["round"]))
+        (message_id,) = super().push_messages([message])
+        if self.sites[message.metadata.dst_node_id] == self.site and self.round in self.rounds:
+            self.replies[message_id] = Message(Error(5, "not here"), reply_to=message)
+        return [message_id]
+
+
+@pytest.mark.parametrize("quorum", [0.5, 1.0])
+def test_a_site_is_offline_for_some_rounds_and_back(tmp_path: Path, quorum: float) -> None:
+    """With a quorum the others go on, and the weights are theirs alone; without, all stop."""
+    study = targets(2, mim={"rounds": 6, "epochs": 1}, federation={"quorum": quorum,
+                    "deadline_s": 0.3})  # fmt: skip
+    training = make_plan(study).trainings["mim/mim"]
+
+    def play(site: str, message: Message) -> Message:
+        value = 1.0 if site == "site0" else 3.0
+        return Message(honest_content(study, training, value), reply_to=message)
+
+    grid = Offline("site1", range(2, 5), play)
+    context, events = server_of(study, tmp_path, grid)
+    if quorum == 1.0:
+        with pytest.raises(StudyStopped, match=r"mim/mim, round 2: .*site1: it is not connected"):
+            train.run(context, training)
+        grid.rounds = range(0)
+        train.run(context, training)  # as a resumed run does
+        expected = [["site0", "site1"]] * 6
+        assert not context.run.checkpoint(training.key).load(training.key).missed
+    else:
+        train.run(context, training)
+        expected = [["site0", "site1"], *[["site0"]] * 3, *[["site0", "site1"]] * 2]
+        refused = [(event["round"], event["site"]) for event in events.named("refused")]
+        assert refused == [(2, "site1"), (3, "site1"), (4, "site1")]
+        record = context.run.checkpoint(training.key).load(training.key)
+        assert record.missed == {"site1": [2, 3, 4]}
+        assert record.took_part["site1"] == [1, 5, 6]
+    assert [event["sites"] for event in events.named("round")] == expected
+    weights = context.result(training.key)[FIRST]
+    assert torch.equal(weights, torch.full_like(weights, 2.0))

@@ -27,7 +27,9 @@ FEW = settings(
 )
 
 
-def combined(values: np.ndarray, folder: Path, **options: Any) -> dict[str, Tensor]:
+def combined(
+    values: np.ndarray, folder: Path, refused: int = 0, **options: Any
+) -> dict[str, Tensor]:
     """Replies of one matrix, one counter and one running mean through a rule."""
     start = {
         "w": torch.zeros(2, 2),
@@ -35,6 +37,7 @@ def combined(values: np.ndarray, folder: Path, **options: Any) -> dict[str, Tens
         "bn.num_batches_tracked": torch.tensor(7),
     }
     rule = make_rule(Federation.model_validate(options), start, {}, folder)
+    rule.refused = refused
     for place, value in enumerate(torch.from_numpy(values)):
         rule.add(
             {
@@ -118,3 +121,23 @@ def test_what_a_killed_round_left_is_not_counted(tmp_path: Path) -> None:
     again = make_rule(federation, start, {}, tmp_path)
     again.add({"w": torch.tensor([1.0])}, 1)
     assert again.result()["w"].tolist() == [1.0]
+
+
+def test_krum_reckons_with_the_bad_replies_that_were_refused(tmp_path: Path) -> None:
+    """Of f = 2 one is caught: one more may hide among the six that are left, and needs five."""
+    values = np.random.default_rng(5).normal(size=(6, 6)).astype(np.float32)
+    w = values[:, :4].astype(np.float64)
+    found = combined(values, tmp_path, refused=1, aggregation="krum", byzantine=2)
+    scores = []
+    for i in range(6):
+        distances = sorted(float(((w[i] - w[j]) ** 2).sum()) for j in range(6) if j != i)
+        scores.append(sum(distances[: 6 - 1 - 2]))
+    assert found["w"].flatten().tolist() == values[int(np.argmin(scores)), :4].tolist()
+    with pytest.raises(StudyStopped, match=r"byzantine = 2 needs 7 replies, and 6 came"):
+        combined(values, tmp_path, aggregation="krum", byzantine=2)
+    with pytest.raises(
+        StudyStopped, match=r"1 of them refused as bad, needs 5 replies, and 4 came"
+    ):
+        combined(values[:4], tmp_path, refused=1, aggregation="krum", byzantine=2)
+    # More refused than it was to withstand: none hides, and three are enough.
+    combined(values[:3], tmp_path, refused=3, aggregation="krum", byzantine=2)

@@ -103,15 +103,19 @@ class Direct:
     sites: dict[str, SiteSettings]
     kill_at: int = -1
     asked: list[tuple[str, str, str, int]] = field(default_factory=list)
+    off: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.crossing = self.study.for_sites()
         self.plan = make_plan(self.crossing)
 
     def enrol(
-        self, question: Question, sites: Sequence[str], *, wait: bool
+        self, question: Question, sites: Sequence[str], *, wait_s: float, least: int
     ) -> Iterator[Reply | Refusal]:
         raise NotImplementedError
+
+    def connected(self, sites: Sequence[str]) -> tuple[str, ...]:
+        return tuple(site for site in sites if site not in self.off)
 
     def ask(self, question: Question, sites: Sequence[str]) -> Iterator[Reply | Refusal]:
         for site in sites:

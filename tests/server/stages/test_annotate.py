@@ -46,7 +46,7 @@ class Hospital:
 
 
 def server(
-    run: Path, play: Callable[[str, Message], Message], **settings: Any
+    run: Path, play: Callable[[str, Message], Message | None], **settings: Any
 ) -> tuple[ServerContext, Events]:
     study: Study = study_of(**settings)
     return server_of(study, run, PlayedGrid(study.sites, play))
@@ -88,7 +88,7 @@ def test_it_waits_and_tells_what_changes(tmp_path: Path, naps: list[float]) -> N
         {"bo": "1 of 5 (entropy, 50 %)"},
         {"bo": "3 of 5 (entropy, 50 %)"},
     ]
-    assert naps == [7.0] * 5
+    assert naps == [7.0, 7.0, 10.5, 7.0, 10.5]  # it looks less often while nothing changes
     assert annotate.annotated(context, "entropy", 0.5) == {"bo": 5, "cy": 5}
 
 
@@ -171,4 +171,85 @@ def test_a_refusal_stops_the_study(tmp_path: Path) -> None:
 
     context, _ = server(tmp_path, refuse)
     with pytest.raises(StudyStopped, match="annotate: bo: its data are not what the study needs"):
+        annotate.run(context)
+
+
+class Clock:
+    """Time passes while the study sleeps, and no faster."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0  # 2027-01-15 08:00 UTC
+        self.naps: list[float] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.naps.append(seconds)
+        self.now += seconds
+
+
+def test_the_pause_grows_to_a_quarter_of_an_hour_and_begins_anew_when_something_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(annotate, "time", clock)
+    idle = [{"entropy.50": 1}] * 700
+    hospital = Hospital({"bo": [*idle, {"entropy.50": 2}, {"entropy.50": 2}, {}], "cy": [{}]})
+    context, events = server(tmp_path, hospital, labels="file", poll_s=30.0)
+    annotate.run(context)
+    first = [30.0 * 1.5**n for n in range(9)]
+    assert clock.naps[:9] == first
+    assert set(clock.naps[9:700]) == {900.0}
+    assert clock.naps[700:] == [30.0, 45.0]
+    # A week is some 670 looks, where one every 30 s were 20,000.
+    assert sum(clock.naps) > 7 * 24 * 3600
+    assert len(waits(events)) == 2
+
+
+def test_a_pause_longer_than_that_stays(tmp_path: Path, naps: list[float]) -> None:
+    context, _ = server(
+        tmp_path, Hospital({"bo": [{"entropy.50": 1}] * 3 + [{}], "cy": [{}]}),
+        labels="file", poll_s=3600.0,
+    )  # fmt: skip
+    annotate.run(context)
+    assert naps == [3600.0] * 3
+
+
+def test_one_that_is_not_heard_is_waited_for_like_its_experts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Away at looks 2 to 4, beyond every deadline, and again when all are to settle."""
+    clock = Clock()
+    monkeypatch.setattr(annotate, "time", clock)
+    hospital = Hospital({"bo": [{"entropy.50": 1}] * 3 + [{}], "cy": [{}]})
+    calls = 0
+
+    def play(site: str, message: Message) -> Message | None:
+        nonlocal calls
+        step = Instruction.from_record(message.content.config_records[INSTRUCTION]).step
+        if site == "cy":
+            calls += 1
+            if calls in (2, 3, 4) or (step == "close" and calls < 7):
+                return Message(Error(5, "not here"), reply_to=message) if calls % 2 else None
+        return hospital(site, message)
+
+    monkeypatch.setattr(annotate, "LOOK_S", 0.2)
+    context, events = server(tmp_path, play, labels="file", poll_s=60.0)
+    annotate.run(context)
+    assert waits(events) == [
+        {"bo": "1 of 5 (entropy, 50 %)"},
+        {"bo": "1 of 5 (entropy, 50 %)", "cy": "not heard since 2027-01-15 08:00 UTC"},
+        {"cy": "not heard since 2027-01-15 08:00 UTC"},
+    ]
+    assert sorted(RunFolder(tmp_path).read_state("annotate")["closed"]) == ["bo", "cy"]
+    assert annotate.annotated(context, "entropy", 0.5) == {"bo": 5, "cy": 5}
+
+
+def test_where_no_experts_are_waited_for_silence_stops_the_study(tmp_path: Path) -> None:
+    study = study_of()
+    federation = study.federation.model_copy(update={"deadline_s": 0.2})
+    study = study.model_copy(update={"federation": federation})
+    context, _ = server_of(study, tmp_path, PlayedGrid(study.sites, lambda *_: None))
+    with pytest.raises(StudyStopped, match="annotate: bo: no reply before the deadline"):
         annotate.run(context)

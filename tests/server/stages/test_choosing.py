@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.selection.cut import budget_of
-from server.attendance import note
+from server.attendance import note, read_away
 from server.context import StudyStopped
 from server.exchange import Question, Refusal, Reply
 from server.stages import choosing, score, select
@@ -125,3 +126,40 @@ def test_one_that_left_in_the_middle_is_out_of_the_choice_for_good(pools: Withou
         note(pools.root / "run", "dropped", site)
     with pytest.raises(StudyStopped, match="every site that chooses images was dropped"):
         choosing.sites(context)
+
+
+def off(pools: Without, site: str, quorum: float) -> Without:
+    """The same pools, one of which cannot be reached; so large a share of them is needed."""
+    federation = pools.study.federation.model_copy(update={"quorum": quorum})
+    study = pools.study.model_copy(update={"federation": federation})
+    made = Without(pools.root.parent / f"off-{quorum}", study)
+    made.exchange.off = {site}
+    compared: dict[str, Any] = {site: {} for site in POOLS}
+    made.context().run.write_state(
+        "reconstruct", {"style": {}, "redraw": {}, "compare": compared, "traffic": {}}
+    )
+    return made
+
+
+def test_one_that_is_away_when_the_choice_begins_is_left_out_by_name(pools: Without) -> None:
+    """And the others choose as though it had never been there."""
+    away = off(pools, "cy", 0.6)
+    # The same study: of equal scores its digest decides.
+    alone = Without(pools.root.parent / "alone", away.study)
+    note(alone.root / "run", "dropped", "cy")
+    alone.choose()
+    choosing.begin(away.context())
+    (noted,) = read_away(away.context().run)
+    assert (noted.change, noted.site) == ("away", "cy")
+    away.exchange.off = set()  # back, but the choice has begun
+    away.choose()
+    assert away.worklists() == alone.worklists()
+    assert not [path for path in away.worklists() if "cy" in path]
+
+
+def test_without_a_quorum_all_choose(pools: Without) -> None:
+    made = off(pools, "cy", 1.0)
+    context = made.context()
+    choosing.begin(context)
+    assert choosing.sites(context) == tuple(POOLS)
+    assert read_away(context.run) == []

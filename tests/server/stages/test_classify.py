@@ -11,6 +11,7 @@ from common.models.branches import State
 from common.wire.crossing import crossing
 from common.wire.records import INSTRUCTION, Instruction, pack, unpack_weights
 from common.wire.vocabulary import training_tensors
+from server import attendance
 from server.context import ServerContext, StudyStopped
 from server.stages import classify
 from tests.played import PlayedGrid, server_of, weights_for
@@ -121,3 +122,27 @@ def test_a_site_that_refuses_stops_the_study(tmp_path: Path) -> None:
     context, _ = server_of(study, tmp_path, PlayedGrid(SITES, refuse))
     with pytest.raises(StudyStopped, match=f"classify, random/20/test_efficientnet: {SITES[1]}"):
         classify.run(context)
+
+
+def test_a_quorum_is_judged_and_a_later_run_fills_in(tmp_path: Path) -> None:
+    silent = {SITES[1]}
+    sites = Targets()
+
+    def play(site: str, message: Message) -> Message | None:
+        return None if site in silent else sites(site, message)
+
+    federation = STUDY.federation.model_copy(update={"deadline_s": 0.2, "quorum": 0.5})
+    study = STUDY.model_copy(update={"federation": federation})
+    context, events = server_of(study, tmp_path, PlayedGrid(SITES, play))
+    assert set(classify.run(context)) == {SITES[0]}
+    assert set(classify.classified(context)) == {SITES[0]}
+    reason = {SITES[1]: "no reply before the deadline"}
+    assert attendance.missing(context.run) == {"classify": reason}
+    (refused,) = events.named("refused")
+    assert (refused["site"], refused["training"]) == (SITES[1], "classify")
+    silent.clear()
+    asked = len(sites.asked)
+    context, _ = server_of(study, tmp_path, PlayedGrid(SITES, play))
+    assert set(classify.run(context)) == set(SITES)
+    assert {site for site, _ in sites.asked[asked:]} == {SITES[1]}
+    assert attendance.missing(context.run) == {}

@@ -180,5 +180,5 @@ def test_nobody_left_who_trains_this(tmp_path: Path) -> None:
 def test_a_late_one_is_not_waited_for(tmp_path: Path) -> None:
     context, _, _ = made(tmp_path, {}, ("source",))
     question = Question("query", "enrol", metrics=ENROL)
-    found = list(context.exchange.enrol(question, ("site0", "site1"), wait=False))
+    found = list(context.exchange.enrol(question, ("site0", "site1"), wait_s=0, least=0))
     assert [answer.site for answer in found if not isinstance(answer, Refusal)] == ["source"]

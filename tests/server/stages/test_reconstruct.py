@@ -16,6 +16,7 @@ from common.models.branches import State
 from common.plan import make_plan
 from common.reconstruction import wasserstein
 from common.wire.payload import check_metrics, check_names, decode, encode
+from server.attendance import read_away
 from server.checkpoint import RunFolder
 from server.context import ServerContext, StudyStopped
 from server.exchange import Question, Refusal, Reply
@@ -31,11 +32,15 @@ class Direct:
         self.study, self.kill_at, self.refuses = study, kill_at, refuses
         self.sites = {name: make_site(root, name) for name in ROLES}
         self.asked: list[tuple[str, str]] = []
+        self.off: set[str] = set()
 
     def enrol(
-        self, question: Question, sites: Sequence[str], *, wait: bool
+        self, question: Question, sites: Sequence[str], *, wait_s: float, least: int
     ) -> Iterator[Reply | Refusal]:
         raise NotImplementedError
+
+    def connected(self, sites: Sequence[str]) -> tuple[str, ...]:
+        return tuple(site for site in sites if site not in self.off)
 
     def ask(self, question: Question, sites: Sequence[str]) -> Iterator[Reply | Refusal]:
         crossing = self.study.for_sites()
@@ -136,3 +141,20 @@ def test_a_kill_at_any_message_ends_in_the_same_state(tmp_path: Path) -> None:
 def test_a_refusal_stops_the_study_and_names_the_site(tmp_path: Path) -> None:
     with pytest.raises(StudyStopped, match="reconstruct, style: ada: no"):
         reconstruct.run(context_of(tmp_path, refuses="ada"))
+
+
+def test_with_a_quorum_one_that_is_away_is_left_out_and_a_later_run_asks_it(
+    tmp_path: Path,
+) -> None:
+    context = context_of(tmp_path)
+    context.study = context.study.model_copy(
+        update={"federation": context.study.federation.model_copy(update={"quorum": 0.6})}
+    )
+    assert isinstance(context.exchange, Direct)
+    context.exchange.off = {"cy"}
+    reconstruct.run(context)
+    assert reconstruct.redrawn(context, ("bo", "cy")) == ("bo",)
+    assert [(away.change, away.site) for away in read_away(context.run)] == [("away", "cy")]
+    context.exchange.off, context.exchange.asked = set(), []
+    reconstruct.run(context)
+    assert context.exchange.asked == [("redraw", "cy"), ("compare", "cy")]

@@ -26,7 +26,7 @@ def training_of(stage: str) -> Training:
 def context_of(folder: Path, counts: dict[str, dict[str, int]]) -> ServerContext:
     run = RunFolder(folder)
     run.write_state("annotate", {"counts": counts, "closed": [], "traffic": {}})
-    return cast(ServerContext, SimpleNamespace(run=run, study=STUDY, plan=PLAN, gone={}))
+    return cast(ServerContext, SimpleNamespace(run=run, study=STUDY, plan=PLAN, gone={}, away={}))
 
 
 def counts_of(annotated: int, outlined: int | None) -> dict[str, int]:

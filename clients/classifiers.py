@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clients.training import autocast, to_unit
 from common.config.stages import Compute
@@ -107,6 +108,10 @@ def rows_of(
 ) -> NDArray[np.float32]:
     """What a network says of images, a row each.
 
+    A batch is filled up to `BATCH` images: libraries choose how they multiply by the batch's size,
+    and the same row in another size can differ in its last bits. So a row depends on its image
+    alone, not on how many others a site has.
+
     Args:
         network: Asked in evaluation mode, and put back to what it was.
         batches: (B, 1, H, W) in [0, 1] on the device.
@@ -119,9 +124,18 @@ def rows_of(
     was_training = network.training
     network.eval()
     with torch.inference_mode(), autocast(compute):
-        parts = [say(images_B1HW).float().cpu().numpy() for images_B1HW in batches]
+        parts = [
+            say(filled(images_B1HW)).float().cpu().numpy()[: len(images_B1HW)]
+            for images_B1HW in batches
+        ]
     network.train(was_training)
     return np.concatenate(parts)
+
+
+def filled(images_B1HW: Tensor) -> Tensor:
+    """The batch with black images behind it, up to `BATCH` in all; a larger one as it is."""
+    missing = BATCH - len(images_B1HW)
+    return images_B1HW if missing <= 0 else F.pad(images_B1HW, (0,) * 7 + (missing,))
 
 
 def _units(images_NHW: NDArray[np.uint8], compute: Compute) -> Iterator[Tensor]:

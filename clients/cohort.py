@@ -47,6 +47,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from common.config.selection import COHORT_CLUSTERS
 from common.errors import InputError
 from common.selection.assignment import (
     Assignment,
@@ -59,7 +60,6 @@ from common.selection.assignment import (
 )
 from common.selection.lattice import Points, chunks
 
-MOST_CLUSTERS = 12
 _ATTEMPTS = 100
 _LABELS_AT_ONCE = 2**21
 
@@ -131,10 +131,10 @@ def guarded_step(points: Points, centroids: Centroids, cohort: int, reported: Re
         InputError: If there are more than 12 clusters.
     """
     restarts, clusters, dimensions = centroids.shape
-    if clusters > MOST_CLUSTERS:
+    if clusters > COHORT_CLUSTERS:
         raise InputError(
-            f"score.clusters: {clusters}, but with a minimum cohort at most {MOST_CLUSTERS} can be "
-            "held against each other"
+            f"score.clusters: {clusters}, but with a minimum cohort at most {COHORT_CLUSTERS} can "
+            "be held against each other"
         )
     if len(points) < cohort:
         shape = (restarts, clusters)

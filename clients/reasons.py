@@ -8,7 +8,8 @@ from common.selection.ranks import Measured
 
 WORDS = {
     "random": "Drawn at random.",
-    "vaal": "Unlike the source's images to a network that was trained to tell them apart.",
+    "vaal": "Half of the list is drawn at random; the other half is what a network, trained to "
+    "tell those from the rest of the site's images, finds least like them.",
     "coreset": "Far from everything chosen before it.",
     "entropy": "The source's classifier is undecided about it.",
     "bald": "The source's classifier contradicts itself about it under dropout.",

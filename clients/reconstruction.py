@@ -1,4 +1,4 @@
-"""A site's pool redrawn in the source's style, image by image, kept in its own folder (P2 2.1, II).
+"""A site's pool redrawn in the source's style, batch by batch, kept in its own folder (P2 2.1, II).
 
 Legend: N = images, S = side in pixels, B = images at a time, D = features.
 """

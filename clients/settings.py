@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.config.data import DataSpec
+from common.config.selection import COHORT
 
 
 class SiteSettings(BaseModel):
@@ -26,11 +27,11 @@ class SiteSettings(BaseModel):
         description="Local folders with published weights that a study may ask for; no path of "
         "them crosses, and nothing is ever downloaded.",
     )
-    min_cohort: int = Field(
-        default=0,
+    min_cohort: int | None = Field(
+        default=None,
         ge=0,
         description="Images that any number of the selection must stand for; the study's own "
-        "`score.min_cohort` counts where it is larger.",
+        "`score.min_cohort` counts where it is larger. Unset: 5 in a consortium, else 0.",
     )
     policy: Path | None = Field(
         default=None,
@@ -51,6 +52,13 @@ class SiteSettings(BaseModel):
     def data_folder(self) -> Path:
         """The folder that holds this site's index.csv."""
         return self.data_root / self.data.folder
+
+    @property
+    def cohort(self) -> int:
+        """The smallest cohort that this site insists on, whatever a study wishes."""
+        if self.min_cohort is None:
+            return COHORT if self.consortium else 0
+        return self.min_cohort
 
     def at_work_on(self, name: str, digest: str) -> Self:
         """The settings with the folder of one study; a simulation has one study a folder anyway.

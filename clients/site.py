@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 from clients.data.site import SiteData
 from clients.settings import SiteSettings
+from common.config.arms import DUAL_ARMS
 from common.config.data import SplitConfig
+from common.config.selection import cohort_problems
 from common.config.study import Study
 from common.errors import InputError
 from common.plan import Training
@@ -39,7 +41,7 @@ def check_batches(
     Raises:
         InputError: Naming the site, and each stage that it has too few images for.
     """
-    problems = []
+    problems = _cohort_problems(site, study)
     if not len(data.split.test):
         problems.append(f"site {site.name}: no image is left to test on (stage evaluate)")
     unmasked = not data.has_mask[data.split.val].any()
@@ -72,6 +74,16 @@ def check_batches(
         raise InputError(list(dict.fromkeys(problems)))
 
 
+def _cohort_problems(site: SiteSettings, study: Study) -> list[str]:
+    """A site with a cohort of its own cannot answer for a study with too many clusters."""
+    if site.role != "target":
+        return []
+    asked = study.score.model_copy(update={"min_cohort": site.cohort})
+    # For dual_cohort the study itself has been looked at.
+    duals = [arm for arm in study.selection_arms if arm in DUAL_ARMS and arm != "dual_cohort"]
+    return [f"site {site.name}: {line} (stage score)" for line in cohort_problems(asked, duals)]
+
+
 def label_problems(data: SiteData, site: SiteSettings, study: Study) -> list[str]:
     """What is wrong with a site's labels: at a source all of them, else those of the test images.
 
@@ -80,9 +92,18 @@ def label_problems(data: SiteData, site: SiteSettings, study: Study) -> list[str
     known = study.labels
     rows = np.arange(len(data)) if site.role == "source" else data.split.test
     labels = data.labels(rows, stage="evaluate")
+    if len(labels) and not any(labels):
+        which = "image" if site.role == "source" else "test image"
+        return [
+            f"site {site.name}: no {which} has a label in its manifest; say with "
+            f"[sites.{site.name}] columns which column has it"
+        ]
     problems = [
         f"site {site.name}: image {data.rows[row].id!r} has the label {label!r}, which is none of "
         f"{', '.join(known)}; leave it out with [sites.{site.name}] where, or name it in `labels`"
+        if label
+        else f"site {site.name}: image {data.rows[row].id!r} has no label; leave it out with "
+        f"[sites.{site.name}] where"
         for row, label in zip(rows, labels, strict=True)
         if label not in known
     ][:LABELS_TOLD]

@@ -127,7 +127,10 @@ def micro_batch(study: Study, training: Training) -> int:
     batch = training.settings.batch or study.compute.batch
     if training.stage == "contrastive":
         return min(study.compute.micro_batch or 2 * batch, 2 * batch)
-    return min(study.compute.micro_batch or batch, batch)
+    micro = study.compute.micro_batch
+    if training.stage == "diffusion":
+        micro = study.diffusion.micro_batch or micro
+    return min(micro or batch, batch)
 
 
 Bytes = dict[str, dict[str, int]]

@@ -41,7 +41,7 @@ def template(
 ) -> None:
     """Write the table that readers fill in: every selected image, the most wanted first.
 
-    Fill in label, reader and time (ISO 8601, e.g. 2027-03-01T09:30Z; a date will do) and bring it
+    Fill in label, reader and time (ISO 8601, e.g. 2026-03-01T09:30Z; a date will do) and bring it
     back with `sonofed labels import`. Lines without a label are passed over, so a half-filled
     table can be imported too.
     """

@@ -74,7 +74,11 @@ def read_study(folder: Path) -> dict[str, Any]:
     path = folder / "study.json"
     try:
         study = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{folder}: no run here (there is no study.json)") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
         raise InputError(f"{path}: is not readable as JSON ({error})") from None
     if not isinstance(study, dict):
         raise InputError(f"{path}: is no study")

@@ -160,6 +160,12 @@ def _selection(
         ],
         "tests": selecting.tests(cells),
         "choices": selecting.choices(found),
+        "inexact": any(
+            images > 1
+            for choice in found.selected
+            if choice.arm == found.main
+            for images in choice.cohort.values()
+        ),
         "targets": [site for site in sites if site in found.test],
         "redrawn": redrawn,
         "fidelity": [

@@ -30,7 +30,7 @@ ARMS = {
     "sphere": "contrast of two augmentations, on the hypersphere",
     "no_reconstruction": "the student sees an augmentation, the distance is dropped",
     "random": "drawn by lot",
-    "vaal": "what a discriminator takes for unlike the source (VAAL)",
+    "vaal": "half drawn by lot, half what a discriminator takes for unlike those (VAAL)",
     "coreset": "k-center greedy in the source classifier's features (Core-Set)",
     "entropy": "where the source's classifier is least sure (Max-Entropy)",
     "bald": "where dropout passes disagree (BALD)",

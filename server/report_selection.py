@@ -201,11 +201,13 @@ class Choice:
         chosen: The arm's part of the results.
         budgets: By budget in words: site to images; None where the arm did not run.
         overlap: By budget in words: share of the leading arm's choice, or None.
+        due: By budget in words: images that were due, where the number chosen is another.
     """
 
     chosen: SelectedResult
     budgets: Mapping[str, Mapping[str, int] | None]
     overlap: Mapping[str, float | None]
+    due: Mapping[str, int]
 
 
 def choices(results: SelectionResults) -> dict[str, list[Choice]]:
@@ -220,6 +222,11 @@ def choices(results: SelectionResults) -> dict[str, list[Choice]]:
                     c,
                     {percent(_number(name)): c.selected.get(name) for name in names},
                     {percent(_number(name)): c.overlap.get(name) for name in names},
+                    {
+                        percent(_number(name)): due
+                        for name, due in c.due.items()
+                        if due != sum(c.selected.get(name, {}).values())
+                    },
                 )
                 for c in arms
             ]

@@ -1,13 +1,17 @@
 """What a reader must know beside the second half's numbers, in sentences."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from common.config.arms import BOUND_ARMS
 from common.config.selection import budget_name
-from common.formats import SelectionResults
+from common.formats import SelectedResult, SelectionResults
 from common.plan import Plan, Selection
 
 BY_QUOTA = "per site, by quota"
+ONE_THRESHOLD = "one threshold over all sites"
+
+EXACT, COHORT_ARM = "dual", "dual_cohort"
 
 POINTWISE = ("dual", "random", "entropy", "bald", "lfosa")
 """Strategies that score each image by itself, so that one threshold can cut all sites' pools."""
@@ -30,7 +34,7 @@ def how(selection: Selection) -> str:
         return BY_QUOTA
     if selection.budget == "per_site":
         return "per site, each its own share"
-    return "one threshold over all sites"
+    return ONE_THRESHOLD
 
 
 def remarks(
@@ -42,6 +46,7 @@ def remarks(
     return [
         *_prevalence(results),
         *_choices(plan, results),
+        *_exactness(plan, results),
         *_lacking(results, annotated),
         *_contrast(results),
         *_collapsed(results),
@@ -92,21 +97,72 @@ def _choices(plan: Plan, results: SelectionResults) -> list[str]:
             "lfosa was made to tell known from unknown classes. With a closed set of classes it "
             "picks the images that the classifier is surest of."
         )
-    overlaps = {result.arm: result.overlap for result in results.selected}
-    for selection in selections:
-        if selection.strategy != "dual" or selection.settings.min_cohort == 0:
-            continue
-        said = (
-            f"{selection.arm}: clusters and cells of fewer than {selection.settings.min_cohort} "
-            "images were merged, so it is not exactly the choice that pooling would give."
-        )
-        shares = overlaps.get(selection.arm, {})
-        if shares and selection.arm != results.main:
-            said += f" It shares {_shares(shares)} with {results.main}'s choice."
-        else:
-            said += " The distance was not measured: no exact arm ran beside it."
-        found.append(said)
     return found
+
+
+def cohorts(selection: Selection, result: SelectedResult) -> dict[str, int]:
+    """The sites whose minimum cohort kept an arm's choice from being the exact one, and how large.
+
+    A quota that a site fills by itself needs no number of anybody, and is what it is.
+    """
+    by_numbers = selection.strategy == "dual" or result.words == ONE_THRESHOLD
+    if not by_numbers or selection.arm in BOUND_ARMS:
+        return {}
+    told = result.cohort or dict.fromkeys(result.pool, selection.settings.min_cohort)
+    return {site: images for site, images in told.items() if images > 1}
+
+
+def _exactness(plan: Plan, results: SelectionResults) -> list[str]:
+    """Which choices are not exactly the pooled ones, and what is known of how far they are off."""
+    chosen = {result.arm: result for result in results.selected}
+    inexact = {
+        arm: of_sites
+        for arm, result in chosen.items()
+        if (of_sites := cohorts(plan.selections[arm], result))
+    }
+    # Arms that differ in their cohort alone: the one without is the other's exact choice.
+    exact = EXACT if results.main == EXACT and EXACT in chosen and EXACT not in inexact else ""
+    found, alike = [], dict[tuple[str, str], list[str]]()
+    for arm, of_sites in inexact.items():
+        limits = ", ".join(f"{site} {images}" for site, images in of_sites.items())
+        shares = chosen[arm].overlap if exact and arm == COHORT_ARM else {}
+        distance = (
+            f"It shares {_shares(shares)} of the exact choice, {exact}'s."
+            if shares
+            else "How far it is from that cannot be known here, as no exact choice was made beside "
+            f"it; in a simulation the arm {COHORT_ARM} beside {EXACT} measures it."
+        )
+        alike.setdefault((limits, distance), []).append(arm)
+    for (limits, distance), arms in alike.items():
+        found.append(
+            f"{_listed(arms)}: with a minimum cohort (images: {limits}) small clusters, cells and "
+            "counts were merged or held back, so the choice is not exactly the one that pooling "
+            f"would give. {distance}"
+        )
+    for arm, of_sites in inexact.items():
+        known = [*_number_chosen(chosen[arm]), *_held_back(chosen[arm], of_sites)]
+        if known:
+            found.append(f"{arm}: {'; '.join(known)}.")
+    return found
+
+
+def _number_chosen(result: SelectedResult) -> Iterator[str]:
+    for budget, due in result.due.items():
+        number = sum(result.selected.get(budget, {}).values())
+        if number != due:
+            yield f"{number} images were chosen at {_budget(budget)} where {due} were due"
+
+
+def _held_back(result: SelectedResult, of_sites: Mapping[str, int]) -> Iterator[str]:
+    regrouped = sum(result.regrouped.values())
+    if regrouped:
+        yield (
+            f"{regrouped} of {sum(result.pool.values())} images were counted in another cell of "
+            "uncertainty or distance than their own, or in none"
+        )
+    silent = [site for site, least in of_sites.items() if result.pool.get(site, 0) < least]
+    if silent:
+        yield f"{_listed(silent)} had fewer images than the cohort and told nothing of them"
 
 
 def _lacking(
@@ -170,7 +226,11 @@ def _percent(share: float) -> str:
 
 
 def _shares(shares: Mapping[str, float]) -> str:
-    return ", ".join(f"{s:.1%} at {b.replace('_', '.')} %" for b, s in shares.items())
+    return ", ".join(f"{share:.1%} at {_budget(name)}" for name, share in shares.items())
+
+
+def _budget(name: str) -> str:
+    return f"{name.replace('_', '.')} %"
 
 
 def _listed(names: Sequence[str]) -> str:

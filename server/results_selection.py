@@ -60,6 +60,9 @@ class Chosen:
         overlap: Budget's name to the share of the leading arm's choice that it chose too.
         embedding: Site to mean_angle and effective_rank.
         words: How it chose over the sites, where the stage says so; else it is told from the plan.
+        cohort: Site to the smallest cohort that it applied.
+        regrouped: Site to images that it counted in another cell than their own.
+        due: Budget's name to images that it stands for.
     """
 
     pool: Mapping[str, int]
@@ -67,6 +70,9 @@ class Chosen:
     overlap: Mapping[str, float] = field(default_factory=dict)
     embedding: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     words: str = ""
+    cohort: Mapping[str, int] = field(default_factory=dict)
+    regrouped: Mapping[str, int] = field(default_factory=dict)
+    due: Mapping[str, int] = field(default_factory=dict)
 
 
 def leading_selection(plan: Plan) -> str:
@@ -248,4 +254,7 @@ def _selected(selection: Selection, chosen: Chosen) -> SelectedResult:
         selected={budget: dict(sites) for budget, sites in chosen.selected.items()},
         overlap=dict(chosen.overlap),
         embedding={site: dict(numbers) for site, numbers in chosen.embedding.items()},
+        cohort=dict(chosen.cohort),
+        regrouped=dict(chosen.regrouped),
+        due=dict(chosen.due),
     )

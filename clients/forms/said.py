@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from clients.words import Label, Outline, mask_file, utc
 from common.errors import InputError
 
 Worklists = Mapping[tuple[str, str], Sequence[Choice]]
+SKEW = timedelta(days=1)
+"""So far ahead another machine's clock may be, or a time without an offset."""
 FOREGROUND = "outline"
 """What another tool calls the one class of a binary outline."""
 
@@ -92,6 +95,7 @@ class Checker:
         }
         self.digests = Digests(site.cache)
         self.said = {(x.id, x.reader, x.time): x.label for x in known}
+        self.latest = datetime.now(UTC) + SKEW
         self._reader = load_reader(site.data.reader)
 
     def problems(self, said: Said, classes: int = 0) -> list[str]:
@@ -113,8 +117,11 @@ class Checker:
         try:
             time = utc(said.time)
         except (ValueError, OverflowError):
-            found.append(f"the time {said.time!r} is not ISO 8601, such as 2027-03-01T09:30:00Z")
+            found.append(f"the time {said.time!r} is not ISO 8601, such as 2026-03-01T09:30:00Z")
             return found
+        if datetime.fromisoformat(time) > self.latest:
+            # It would count as the reader's last word for as long as nobody says a later one.
+            found.append(f"the time {said.time!r} is in the future")
         other = self.said.get((id_, said.reader, time), label)
         if label and other != label:
             found.append(

@@ -65,7 +65,7 @@ def run(request: Request) -> Result:
         rows,
         accumulated(
             denoising_loss(request, network, data, rows, edges),
-            compute.micro_batch,
+            settings.micro_batch or compute.micro_batch,
             network,
             proximal_of(request, network),
         ),

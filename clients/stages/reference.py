@@ -33,7 +33,7 @@ def run(request: Request) -> Result:
 def look(request: Request) -> Result:
     """Keep a member's features and probabilities of the site's images, where there are enough."""
     data = open_site(request.site, request.study)
-    if not enough(data, request.site.min_cohort):
+    if not enough(data, request.site.cohort):
         return Result({})
     network = segmentation_network(request.study)
     load_shared(network, request.weights)
@@ -52,7 +52,7 @@ def look(request: Request) -> Result:
 def tell(request: Request) -> Result:
     """The site's aggregates; counts of 0 and zeros where too few patients stand behind them."""
     data = open_site(request.site, request.study)
-    if not enough(data, request.site.min_cohort):
+    if not enough(data, request.site.cohort):
         return _nothing(request)
     arm = request.plan.arms[bundle_arm(request.plan)]
     features, branches = [], []

@@ -37,7 +37,7 @@ def run(request: Request) -> Result:
 
 def cohort_of(request: Request) -> int:
     """Images that any number must stand for: the study's wish or the site's own, the larger."""
-    return max(request.selection.settings.min_cohort, request.site.min_cohort)
+    return max(request.selection.settings.min_cohort, request.site.cohort)
 
 
 def embed(request: Request) -> Result:
@@ -75,7 +75,7 @@ def cluster(request: Request) -> Result:
     points, _ = lattice_points(request)
     centroids = request.weights["centroids"].numpy()
     cohort = cohort_of(request)
-    if cohort:
+    if cohort > 1:  # one image is no cohort: the sums are whole
         path = reported_path(request)
         reported = Reported.read(path, len(points))
         own = guarded_step(points, centroids, cohort, reported)

@@ -61,7 +61,28 @@ def rank(request: Request) -> Result:
     else:
         kept = _by_strategy(request, strategy_of(selection.strategy), images)
     keep_arrays(request.site, selection.arm, RANKING, kept)
-    return Result({"images": images, "pointwise": int("scores" in kept)})
+    return Result(
+        {
+            "images": images,
+            "pointwise": int("scores" in kept),
+            "min_cohort": cohort_of(request),
+            "regrouped": _regrouped(request),
+        }
+    )
+
+
+def _regrouped(request: Request) -> int:
+    """Images of the pool that were not counted in their own cell of uncertainty or distance.
+
+    As any other number: none is told where it would stand for fewer than the cohort.
+    """
+    cohort = cohort_of(request)
+    if request.selection.strategy != "dual" or cohort <= 1:
+        return 0
+    own = load_measured(request.site, request.selection.arm).histograms
+    # Of a cell's images those that are missing there now have been counted elsewhere, or not told.
+    moved = int(np.maximum(own - merge_cells(own, cohort), 0).sum(axis=1).max())
+    return moved if moved >= cohort else 0
 
 
 def _dual(request: Request) -> tuple[NDArray[np.float64], list[str]]:

@@ -1,4 +1,9 @@
-"""Strategies that score each image by itself: random, entropy, BALD, LfOSA."""
+"""Strategies that score each image by itself: random, entropy, BALD, LfOSA.
+
+One threshold cuts all sites' pools, so what is wanted of a strategy is a score of each image, the
+same wherever the image lies, and no choice. Entropy and BALD are scikit-activeml's scores. Its
+random sampling chooses; here the order of hashes does, which is the same for every split.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,7 +11,7 @@ from numpy.typing import NDArray
 from clients.strategies.pool import Pool
 
 TINY = 1e-300
-"""Below any probability that a double softmax gives; keeps 0 log 0 at 0."""
+"""Probabilities are not clipped higher: 0 log 0 is 0, and the score is the formula's own."""
 
 
 def score_random(pool: Pool) -> NDArray[np.float64]:
@@ -24,7 +29,10 @@ def score_entropy(pool: Pool) -> NDArray[np.float64]:
     Returns:
         (N,) in [-ln C, 0]; the most uncertain image is first.
     """
-    return -entropy(pool.probabilities)
+    from skactiveml.pool import uncertainty_scores
+
+    scores: NDArray[np.float64] = uncertainty_scores(pool.probabilities, method="entropy")
+    return -scores
 
 
 def score_bald(pool: Pool) -> NDArray[np.float64]:
@@ -36,8 +44,11 @@ def score_bald(pool: Pool) -> NDArray[np.float64]:
     Returns:
         (N,) in [-ln C, 0].
     """
+    from skactiveml.pool import batch_bald
+
     passes_TNC = pool.dropout(pool.settings.dropout_samples)
-    information = entropy(passes_TNC.mean(axis=0)) - entropy(passes_TNC).mean(axis=0)
+    # A batch of one: no image's score depends on which others are chosen. It clips in place.
+    (information,) = batch_bald(passes_TNC.copy(), batch_size=1, eps=TINY)
     # Rounding alone can bring equal passes below 0.
     scores: NDArray[np.float64] = -np.maximum(information, 0.0)
     return scores
@@ -77,10 +88,3 @@ def score_lfosa(pool: Pool) -> NDArray[np.float64]:
             posterior = mixture.fit(scaled).predict_proba(scaled)
             known[mine] = posterior[:, mixture.means_[:, 0].argmax()]
     return -known
-
-
-def entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy in nats over the last axis: (..., C) -> (...)."""
-    p = np.asarray(probabilities, dtype=np.float64)
-    result: NDArray[np.float64] = -(p * np.log(np.maximum(p, TINY))).sum(axis=-1)
-    return result

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from common.config.arms import ARMS
 from common.config.data import nearest
 from common.config.study import Study
 from common.config.tables import known_keys, read_tables
@@ -116,9 +117,20 @@ def _is_shared(place: list[str], tables: Mapping[str, Any]) -> bool:
     return place[0] in FINETUNES and place[1] in tables.get("finetune", {}) and place[1] not in own
 
 
+def _no_arm(name: object) -> str:
+    hint = nearest(name, ARMS) if isinstance(name, str) else ""
+    if ":" in str(name):
+        hint = "; a strategy of your own is written package.module:name"
+    return f"arms: no arm {name!r:.80}{hint}"
+
+
 def _sentences(error: ValidationError, tables: Mapping[str, Any]) -> Iterable[str]:
     for detail in error.errors():
         place = [str(part) for part in detail["loc"]]
+        if place[:1] == ["arms"] and len(place) > 1:
+            # Every kind of arm has its own list, and each says that the name is none of its own.
+            yield _no_arm(detail["input"])
+            continue
         if len(place) > 1 and isinstance(tables.get("finetune"), Mapping):
             place[0] = "finetune" if _is_shared(place, tables) else place[0]
         # A union reports each of its branches; the branch's name is no key of the study.

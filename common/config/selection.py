@@ -4,6 +4,7 @@ Stages, in the order in which they run: source_classifier, diffusion, reconstruc
 select, annotate, classify, finetune_selected.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -15,6 +16,12 @@ Architecture = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$")]
 """A classifier's name in timm."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
+
+COHORT = 5
+"""Images that any number must stand for in a consortium, by default, and in `dual_cohort`."""
+
+COHORT_CLUSTERS = 12
+"""Clusters at most where there is a cohort (clients/cohort.py says why)."""
 
 
 class SourceClassifier(Rounds):
@@ -44,6 +51,9 @@ class Diffusion(Rounds):
 
     epochs: int = option(200, "local epochs a round", paper="P2 3: 200", ge=1, le=100_000)
     batch: int | None = option(8, "images a step", ge=1, le=65_536)
+    micro_batch: int | None = option(
+        None, "images a forward pass, their gradients added up; unset: [compute] micro_batch", ge=1
+    )
     learning_rate: float = option(1e-4, "peak learning rate", paper="P2 3", gt=0, le=10)
     weight_decay: float = option(0.01, "weight decay", ge=0, le=10)
     preset: Literal["tiny", "small", "stable-diffusion"] = option(
@@ -135,8 +145,9 @@ class Score(Table):
     restarts: int = option(10, "of k-means; the lowest inertia counts", ge=1, le=1000)
     iterations: int = option(50, "of k-means at most", ge=1, le=10_000)
     min_cohort: int = option(
-        0, "images that any reported number must stand for; a site may ask for more; above 0 the "
-        "choice is no longer exactly the pooled one", ge=0, le=1_000_000,
+        0, "images that any reported number must stand for; a site may ask for more, and in a "
+        "consortium asks for 5 unless its site.toml says otherwise; above 1 the choice is no "
+        "longer exactly the pooled one", ge=0, le=1_000_000,
     )  # fmt: skip
 
 
@@ -173,7 +184,10 @@ class Annotate(Table):
         "has brought to the site, and the study waits for it",
     )
     enough: float = option(1.0, "share of the selected that must be annotated", gt=0, le=1)
-    poll_s: float = option(30.0, "seconds between two looks", gt=0, le=86_400)
+    poll_s: float = option(
+        30.0, "seconds between two looks; more, up to 15 minutes, while nothing changes",
+        gt=0, le=86_400,
+    )  # fmt: skip
 
 
 class Classify(Rounds):
@@ -210,6 +224,29 @@ class FinetuneSelected(Finetune):
     Here the two papers meet. It runs where the study has the arm `ensemble_selected`; the images
     are those that the study's first selecting arm chose.
     """
+
+
+def cohort_problems(score: Score, duals: Sequence[str]) -> list[str]:
+    """What a study with a minimum cohort cannot have.
+
+    Args:
+        score: The study's.
+        duals: Its arms that choose by the dual score.
+    """
+    problems = []
+    if "dual_cohort" in duals and score.min_cohort > 1:
+        problems.append(
+            f"score.min_cohort: {score.min_cohort}, but the arm dual_cohort has a cohort of "
+            f"{COHORT} and is held against an exact choice; take out one of the two"
+        )
+    clustered = [arm for arm in duals if not arm.startswith("dual_k")]
+    cohort = "dual_cohort" in duals or (score.min_cohort > 1 and bool(clustered))
+    if cohort and score.clusters > COHORT_CLUSTERS:
+        problems.append(
+            f"score.clusters: {score.clusters}, but with a minimum cohort at most "
+            f"{COHORT_CLUSTERS} can be held against each other"
+        )
+    return problems
 
 
 def budget_name(share: float) -> str:

@@ -25,6 +25,7 @@ from common.config.selection import (
     Select,
     SourceClassifier,
     Sphere,
+    cohort_problems,
 )
 from common.config.stages import (
     Adapt,
@@ -342,7 +343,9 @@ class Study(Table):
             problems.append("diffusion.weights: stable-diffusion needs a local folder")
         if self.diffusion.text in ("clip", "biomedclip") and not self.diffusion.text_weights:
             problems.append(f"diffusion.text_weights: {self.diffusion.text} needs a local folder")
-        if self.model.image_size % 32 and any(arm in DUAL_ARMS for arm in selecting):
+        duals = [arm for arm in selecting if arm in DUAL_ARMS]
+        problems += cohort_problems(self.score, duals)
+        if self.model.image_size % 32 and duals:
             problems.append(
                 f"model.image_size: {self.model.image_size} is no multiple of 32, which the "
                 "diffusion model needs"

@@ -144,6 +144,16 @@ class SelectedResult(Part):
     embedding: dict[str, dict[str, float]] = Field(
         default={}, description="site to mean_angle (radians) and effective_rank"
     )
+    cohort: dict[str, int] = Field(
+        default={}, description="site to the images that any of its numbers stood for; 0, 1: exact"
+    )
+    regrouped: dict[str, int] = Field(
+        default={}, description="site to images counted in another cell than their own, or in none"
+    )
+    due: dict[str, int] = Field(
+        default={}, description="budget to the images that it stands for; with a cohort the choice "
+        "may have more or fewer",
+    )  # fmt: skip
 
 
 class ReconstructionResult(Part):

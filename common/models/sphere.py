@@ -82,7 +82,8 @@ class SphereNetwork(nn.Module):
             normalise: To unit length (P2 Eq. 2).
 
         Returns:
-            (B, D). In evaluation mode an image's row does not depend on its batch.
+            (B, D). In evaluation mode an image's row depends on its batch by rounding at most:
+            batches of one size give it the same bits, those of another may not.
         """
         z_BD: Tensor = self.student(images_BCHW)
         return F.normalize(z_BD, dim=1) if normalise else z_BD

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from common.config.arms import BOUND_ARMS, DUAL_ARMS, MAIN_SELECTION_ARMS, POINTWISE
-from common.config.selection import Score, Sphere
+from common.config.selection import COHORT, Score, Sphere
 from common.config.study import Study
 from common.plan.types import Cell, Selection, Training, arm_name, cell_key
 
@@ -28,9 +28,6 @@ SPHERES: dict[str, dict[str, object]] = {
     "no_reconstruction": {"views": "augmentation"},
 }
 """What an ablation changes in the embedding (P2 Table 3: +CL, +CL+Hypersphere, w/o)."""
-
-COHORT = 5
-"""What `dual_cohort` asks for at least: a consortium's default."""
 
 
 def source_classifier_key(architecture: str) -> str:
@@ -124,7 +121,7 @@ class SelectionPlanner:
         pooled = dual or arm in (*POINTWISE, *BOUND_ARMS)
         score = study.score
         if arm == "dual_cohort":
-            score = score.model_copy(update={"min_cohort": max(COHORT, score.min_cohort)})
+            score = score.model_copy(update={"min_cohort": COHORT})
         elif arm in SCORES:
             score = Score.model_validate({**score.model_dump(), **SCORES[arm]})
         budgets = study.select.budgets

@@ -18,8 +18,9 @@ the slack outlasts what its centroids have moved, an image cannot have changed c
 looked at again. Sums are whole numbers, so adding what came and subtracting what went gives the
 very sums that adding up afresh would.
 
-Sums of 512 lattice points stay below 2^24 in every coordinate and partial sum, which float32 holds
-exactly: so they are matrix products in float32, 512 rows at a time, collected in int64.
+Sums of 504 lattice points stay below 2^24 in every coordinate and partial sum (504 LARGEST < 2^24),
+which float32 holds exactly: so they are matrix products in float32, 504 rows at a time, collected
+in int64.
 
 Shape legend: N images, D dimensions, k clusters, R restarts.
 """
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.selection.lattice import UNIT, Points, chunks
+from common.selection.lattice import LARGEST, LONGEST, UNIT, Points, chunks
 
 Centroids = NDArray[np.int32]
 """(R, k, D) lattice points."""
@@ -37,7 +38,8 @@ Centroids = NDArray[np.int32]
 Labels = NDArray[np.int16]
 """(R, N) or (N,) index of the cluster."""
 
-_BLOCK = 512
+_BLOCK = 504
+assert _BLOCK * LARGEST < 2**24
 _U = 2.0**-24
 
 
@@ -125,8 +127,8 @@ class Assignment:
     def __init__(self, points: Points) -> None:
         self.points = points
         dimensions = points.shape[1]
-        # Lengths are at most 1.01 on the lattice's scale before rounding, half a unit each after.
-        self._length = 1.01 * UNIT + 0.5 * dimensions**0.5
+        # Rounding moves each coordinate by half a unit at most.
+        self._length = LONGEST * UNIT + 0.5 * dimensions**0.5
         self._gamma = 1.01 * dimensions * _U
         self._rounding = 0.0
         self._centroids: Centroids | None = None
@@ -275,7 +277,7 @@ def _one_hot(labels: Labels, clusters: int) -> NDArray[np.float32]:
 
 
 def _block_sums(points: Points, weights_kN: NDArray[np.float32]) -> NDArray[np.int64]:
-    """(k, D) sums of the points with weights -1, 0 or 1; exact, 512 rows at a time."""
+    """(k, D) sums of the points with weights -1, 0 or 1; exact, 504 rows at a time."""
     total = np.zeros((len(weights_kN), points.shape[1]), np.int64)
     for rows in chunks(len(points), _BLOCK):
         total += (weights_kN[:, rows] @ points[rows]).astype(np.int64)

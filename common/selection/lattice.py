@@ -1,13 +1,15 @@
 """The lattice: embeddings as whole multiples of 2^-15, and what is exact on it.
 
 Floating-point sums depend on the order of their terms, and two hospitals never add in the order of
-one. So each embedding is rounded once, by itself, to whole numbers in [-32768, 32768]. Then
+one. So each embedding is rounded once, by itself, to whole numbers. A vector may be a little longer
+than 1, so no coordinate is beyond `LARGEST`, which is 1.1 % more than 2^15. Then
 
-- a product of two coordinates is a whole number up to 2^30, and a dot product of vectors of length
-  about 2^15 stays, in every partial sum, below |x| |y|, about 2^30 (Cauchy-Schwarz); so do squared
-  lengths. float64 holds all whole numbers up to 2^53: dot products are EXACT in any order, with or
-  without fused multiply-add, on any machine;
-- sums over images are whole numbers as well; int64 holds those of 2^48 images.
+- a product of two coordinates is a whole number below 2^31, and a dot product stays, in every
+  partial sum, below |x| |y| (Cauchy-Schwarz), 2^31 again; so do squared lengths. float64 holds all
+  whole numbers up to 2^53: dot products are EXACT in any order, with or without fused multiply-add,
+  on any machine;
+- sums over images are whole numbers as well; int64 holds those of 2^47 images, and of the squares
+  of 2^32.
 
 Angles follow from exact whole numbers by a division, a square root and an arctangent that rounds
 the same everywhere (common.selection.arithmetic). What is exact starts at the embedding: the same
@@ -29,7 +31,7 @@ Metric = Literal["angle", "euclidean"]
 """Angles between unit vectors, or distances of those that are not (P2 Table 3, +CL)."""
 
 Points = NDArray[np.float32]
-"""(N, D) whole numbers in [-32768, 32768]: float32 holds them exactly and multiplies fastest."""
+"""(N, D) whole numbers within +-LARGEST: float32 holds them exactly and multiplies fastest."""
 
 UNIT = 32768
 CELLS = 4096
@@ -38,6 +40,13 @@ CHUNK = 2048
 
 _LENGTH = 0.01
 """A unit vector may be this much too long or short: rounding in half precision is .004."""
+
+LONGEST = 1.0 + _LENGTH + 0.001
+"""No vector is longer, before it is rounded: `_LENGTH` is measured in float32, which is good to
+.0003 at 4096 dimensions."""
+
+LARGEST = math.ceil(LONGEST * UNIT)
+"""No coordinate of a lattice point is larger."""
 
 
 def top_of(metric: Metric) -> float:

@@ -269,7 +269,13 @@ def _select(study: Study, plan: Plan, selection: Selection, step: str) -> Crossi
                 down = (TensorSpec("histograms", "int64", (2, CELLS)),)
             elif selection.embedding:
                 down = training_tensors(study, plan.trainings[selection.embedding])
-            return Crossing(down, metrics={"images": SOME, "pointwise": MetricSpec("count", 0, 1)})
+            metrics = {
+                "images": SOME,
+                "pointwise": MetricSpec("count", 0, 1),
+                "min_cohort": COUNT,  # which the site applies, so that no choice passes for exact
+                "regrouped": COUNT,
+            }
+            return Crossing(down, metrics=metrics)
         case "cut":
             return Crossing(cut, (TensorSpec("counts", "int64", (budgets, CELLS)),))
         case "choose" | "quota":

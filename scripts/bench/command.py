@@ -30,6 +30,14 @@ class Bench(StrEnum):
     gate = "gate"
 
 
+class Init(StrEnum):
+    """What a reconstruction starts from: `reconstruct.init` of a study."""
+
+    noise = "noise"
+    sdedit = "sdedit"
+    ddim_inversion = "ddim_inversion"
+
+
 def bench(
     name: Annotated[Bench, typer.Argument(metavar="NAME", help="What to measure.")],
     repeats: Annotated[
@@ -39,6 +47,9 @@ def bench(
     bundle: Annotated[
         Path | None, typer.Option(help="inference: this bundle's weights, not random ones.")
     ] = None,
+    init: Annotated[
+        Init, typer.Option(help="reconstruct: what both ways start from; the study's by default.")
+    ] = Init.sdedit,
     md: Annotated[bool, typer.Option(help="A Markdown table instead of JSON lines.")] = False,
 ) -> None:
     """Measure ours against the plain way, same run, same input; one JSON line each.
@@ -49,7 +60,7 @@ def bench(
     """
     # What the measuring processes inherit; more threads would only measure who else is running.
     os.environ["OMP_NUM_THREADS"] = str(THREADS)
-    lines = complete(records_of(name, repeats, seed, bundle), seed)
+    lines = complete(records_of(name, repeats, seed, bundle, init), seed)
     if md:
         for text in table(lines):
             typer.echo(text)
@@ -59,7 +70,11 @@ def bench(
 
 
 def records_of(
-    name: Bench, repeats: int | None, seed: int, bundle: Path | None = None
+    name: Bench,
+    repeats: int | None,
+    seed: int,
+    bundle: Path | None = None,
+    init: Init = Init.sdedit,
 ) -> Iterable[Record]:
     """Run one bench; each is imported only when it is asked for."""
     given: dict[str, Any] = {} if repeats is None else {"repeats": repeats}
@@ -91,7 +106,7 @@ def records_of(
         case Bench.reconstruct:
             from scripts.bench import reconstruct
 
-            return reconstruct.run(seed=seed, **given)
+            return reconstruct.run(seed=seed, init=init.value, **given)
         case Bench.phantom:
             from scripts.bench import phantom
 

@@ -1,7 +1,8 @@
 """Bench `reconstruct`: images redrawn as a site does it, against one at a time with DDIM 50.
 
-Both draw from the same weights on the same edges with the same noise; what they keep of the
-lesions' contrast and how near the grey levels come to the source's stands beside the times. The
+Both draw from the same weights on the same edges with the same noise, and start alike: from the
+noised image, as the demo and the study do, or from noise alone. What they keep of the lesions'
+contrast and how near the grey levels come to the source's stands beside the times. The
 images are phantom breasts of two probes; the model is trained on the spot, shortly, so the quality
 says which of the two draws worse and not how well a trained model draws.
 """
@@ -39,6 +40,7 @@ SOURCE_IMAGES = 160
 Bytes = NDArray[np.uint8]
 Preset = Literal["tiny", "small"]
 Sampler = Literal["ddim", "dpm"]
+Init = Literal["noise", "sdedit", "ddim_inversion"]
 
 
 def run(
@@ -49,6 +51,7 @@ def run(
     batch: int = 32,
     sampler: Sampler = "dpm",
     steps: int = 10,
+    init: Init = "sdedit",
     precision: Literal["float32", "bfloat16"] = "bfloat16",
     trained: int = 300,
     repeats: int = 3,
@@ -64,6 +67,7 @@ def run(
         batch: Images at a time, ours.
         sampler: Ours; the reference's is DDIM.
         steps: Ours; the reference takes 50.
+        init: What both start from; with sdedit each runs .6 of its steps.
         precision: Ours; the reference's is float32.
         trained: Steps of 8 before; 0: random weights, which keep nothing.
         repeats: Of each way.
@@ -76,7 +80,7 @@ def run(
         ours, reference = compare(
             as_a_site, one_at_a_time, repeats=repeats, fresh=fresh,
             ours_only={"batch": batch, "sampler": sampler, "steps": steps, "precision": precision},
-            weights=str(weights), preset=preset, side=side, images=images, seed=seed,
+            weights=str(weights), preset=preset, side=side, images=images, seed=seed, init=init,
         )  # fmt: skip
     told = {
         f"{who}{name}": value
@@ -85,7 +89,7 @@ def run(
         if name != "wasserstein_before"
     }
     line = record(
-        f"reconstruct {sampler} {steps}", ours, reference,
+        f"reconstruct {sampler} {steps} from {init}", ours, reference,
         preset=preset, side=side, images=images, batch=batch, precision=precision, trained=trained,
         repeats=repeats, seed=seed, wasserstein_before=ours.facts["wasserstein_before"], **told,
     )  # fmt: skip
@@ -178,6 +182,7 @@ def as_a_site(
     side: int,
     images: int,
     seed: int,
+    init: Init,
     batch: int,
     sampler: Sampler,
     steps: int,
@@ -185,7 +190,7 @@ def as_a_site(
 ) -> Work:
     """Ours: batches, the study's sampler and precision, deterministic kernels."""
     model, images_NSS, masks_NSS, edges, source = _ready(weights, preset, side, images, seed)
-    settings = Reconstruct(sampler=sampler, steps=steps, batch=batch)
+    settings = Reconstruct(sampler=sampler, steps=steps, init=init, batch=batch)
     compute = Compute(precision=precision)
     keep_freed_memory()
 
@@ -195,17 +200,20 @@ def as_a_site(
             for start in range(0, images, batch):
                 place = slice(start, start + batch)
                 noise = image_noise(images_NSS[place], model.shape, seed)
-                parts.append(to_bytes(draw(model, edges.hints(place), noise, settings, compute)))
+                hints, given = edges.hints(place), images_NSS[place]
+                parts.append(to_bytes(draw(model, hints, noise, settings, compute, given)))
         facts = _facts(images_NSS, masks_NSS, np.concatenate(parts), edges, source)
         return watch.seconds / images, facts
 
     return work
 
 
-def one_at_a_time(*, weights: str, preset: Preset, side: int, images: int, seed: int) -> Work:
+def one_at_a_time(
+    *, weights: str, preset: Preset, side: int, images: int, seed: int, init: Init
+) -> Work:
     """The plain way: float32, DDIM with 50 steps, image by image."""
     model, images_NSS, masks_NSS, edges, source = _ready(weights, preset, side, images, seed)
-    settings = Reconstruct(sampler="ddim", steps=REFERENCE_STEPS)
+    settings = Reconstruct(sampler="ddim", steps=REFERENCE_STEPS, init=init)
 
     def work() -> tuple[float, Facts]:
         parts = []
@@ -214,7 +222,8 @@ def one_at_a_time(*, weights: str, preset: Preset, side: int, images: int, seed:
                 one = slice(place, place + 1)
                 noise = image_noise(images_NSS[one], model.shape, seed)
                 hints = torch.from_numpy(edges.hints(one))
-                parts.append(to_bytes(redraw(model, hints, noise, settings)))
+                given = to_unit(images_NSS[one], "cpu")
+                parts.append(to_bytes(redraw(model, hints, noise, settings, given)))
         facts = _facts(images_NSS, masks_NSS, np.concatenate(parts), edges, source)
         return watch.seconds / images, facts
 

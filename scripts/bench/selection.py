@@ -66,7 +66,8 @@ def run(
     Args:
         images: Numbers of images, over four sites.
         dimensions: Of an embedding.
-        restarts: Of the record with several.
+        restarts: Of the records with several, of the fewest images and of the most; a study's
+            default.
         picks: Of k-center that are timed.
         cohort_images: Of the records with a minimum cohort.
         studies: Behind each of these.
@@ -76,7 +77,8 @@ def run(
     """
     for number in images:
         yield _compared(number, dimensions, 1, repeats, seed, fresh)
-    yield _compared(images[0], dimensions, restarts, repeats, seed, fresh)
+    for number in dict.fromkeys((images[0], images[-1])):
+        yield _compared(number, dimensions, restarts, repeats, seed, fresh)
     ours, reference = compare(
         federated, k_center, repeats=repeats, fresh=fresh, images=images[0],
         dimensions=dimensions, restarts=1, picks=picks, seed=seed,

@@ -79,6 +79,7 @@ class RehearsalSite:
         """Write its `site.toml`: the rows that the study gives it, the front as it is now."""
         spec = json.loads(self.settings.data.model_dump_json(exclude_defaults=True))
         weights = {name: str(path) for name, path in self.settings.weights.items()}
+        cohort = self.settings.min_cohort
         join.write_site_file(
             self.folder,
             name=self.name,
@@ -92,6 +93,7 @@ class RehearsalSite:
                 "data": _toml(spec),
                 "own_parts": _toml(list(self.settings.own_parts)),
                 "weights": _toml(weights),
+                **({} if cohort is None else {"min_cohort": _toml(cohort)}),
             },
         )
 

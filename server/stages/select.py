@@ -44,7 +44,9 @@ def outcome(context: ServerContext, selection: Selection) -> dict[str, Any]:
     Returns:
         `pool`: site -> images; `selected`: budget's name -> site -> images; `overlap`: budget's
         name -> share of the leading arm's choice that it chose too, where that arm has the budget;
-        `embedding`: site -> mean_angle and effective_rank; `words`: how it chose over the sites.
+        `embedding`: site -> mean_angle and effective_rank; `words`: how it chose over the sites;
+        `cohort`: site -> the smallest cohort that it applied; `regrouped`: site -> images that it
+        counted in another cell than their own; `due`: budget's name -> images that it stands for.
     """
     state = _state(context, selection)
     names = [budget_name(budget) for budget in selection.budgets]
@@ -53,11 +55,14 @@ def outcome(context: ServerContext, selection: Selection) -> dict[str, Any]:
         for name in names
     }
     return {
-        "pool": {site: int(n) for site, n in state["pool"].items() if site in state["chosen"]},
+        "pool": _told(state, "pool"),
         "selected": selected,
         "overlap": _overlap(context, state, names),
         "embedding": score.embedding(context, selection),
         "words": _words(selection, state),
+        "cohort": _told(state, "min_cohort"),
+        "regrouped": _told(state, "regrouped"),
+        "due": _due(selection, state),
     }
 
 
@@ -77,8 +82,11 @@ def _name(selection: Selection) -> str:
 
 
 def _state(context: ServerContext, selection: Selection) -> dict[str, Any]:
-    empty: dict[str, Any] = {"pool": {}, "pointwise": {}, "cut": None, "chosen": {}, "traffic": {}}
-    return context.run.read_state(_name(selection)) or empty
+    empty: dict[str, Any] = {
+        "pool": {}, "pointwise": {}, "min_cohort": {}, "regrouped": {}, "cut": None, "chosen": {},
+        "traffic": {},
+    }  # fmt: skip
+    return empty | (context.run.read_state(_name(selection)) or {})
 
 
 def _by_one_threshold(selection: Selection, state: Mapping[str, Any]) -> bool:
@@ -93,6 +101,21 @@ def _words(selection: Selection, state: Mapping[str, Any]) -> str:
     if all(state["pointwise"].values()):
         return "per site, each its own share"
     return "per site, by quota"
+
+
+def _told(state: Mapping[str, Any], name: str) -> dict[str, int]:
+    """A number of the sites that have chosen."""
+    return {site: int(n) for site, n in state[name].items() if site in state["chosen"]}
+
+
+def _due(selection: Selection, state: Mapping[str, Any]) -> dict[str, int]:
+    """Images that each budget stands for, of all pools together or pool by pool."""
+    pools = list(_told(state, "pool").values())
+    together = [sum(pools)] if _by_one_threshold(selection, state) else pools
+    return {
+        budget_name(budget): sum(budget_of(budget, images) for images in together)
+        for budget in selection.budgets
+    }
 
 
 def _overlap(
@@ -123,7 +146,8 @@ def _rank(context: ServerContext, selection: Selection, state: dict[str, Any]) -
         step="rank", weights=weights,
     ):  # fmt: skip
         state["pool"][reply.site] = int(reply.metrics["images"])
-        state["pointwise"][reply.site] = int(reply.metrics["pointwise"])
+        for name in ("pointwise", "min_cohort", "regrouped"):
+            state[name][reply.site] = int(reply.metrics[name])
         context.run.write_state(_name(selection), state)
 
 

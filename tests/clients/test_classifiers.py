@@ -43,6 +43,20 @@ def test_labels_are_the_studys_places() -> None:
     assert caught.value.problems[-1] == "and 4 more such images"
 
 
+@pytest.mark.parametrize("architecture", ["tf_efficientnet_lite0", "shufflenet_v2_x0_5"])
+def test_a_row_depends_on_its_image_alone(architecture: str) -> None:
+    """To the last bit: in 70 images, and spread over sites of 5, 64 and 1."""
+    torch.manual_seed(0)
+    classifier = Classifier(architecture, 2, 96)
+    ready(classifier, STUDY.compute)
+    pool = np.random.default_rng(0).integers(0, 256, (70, 96, 96), dtype=np.uint8)
+    whole = features_of(classifier, pool, STUDY.compute)
+    parts = [
+        features_of(classifier, pool[a:b], STUDY.compute) for a, b in ((0, 5), (5, 69), (69, 70))
+    ]
+    assert np.concatenate(parts).tobytes() == whole.tobytes()
+
+
 def test_features_and_probabilities_are_those_of_single_images() -> None:
     state = shared_state(network())
     classifier = load_classifier(STUDY, ARCHITECTURE, state)

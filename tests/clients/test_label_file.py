@@ -1,6 +1,7 @@
 """A file of labels is believed whole or not at all."""
 
 import csv
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -62,19 +63,19 @@ def test_a_template_filled_in(site: SiteSettings, tmp_path: Path) -> None:
     assert Path(rows[0]["image"]).read_bytes()
     assert read(path, site) == ([], 8)
     for row in rows[:3]:
-        row |= {"label": "benign", "reader": "Dr Ü", "time": "2027-03-01"}
+        row |= {"label": "benign", "reader": "Dr Ü", "time": "2026-03-01"}
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     found, unlabelled = read(path, site)
     assert unlabelled == 5
-    assert found[0] == Label("i00", "benign", "Dr Ü", utc("2027-03-01"), digest_of(site, "i00"))
+    assert found[0] == Label("i00", "benign", "Dr Ü", utc("2026-03-01"), digest_of(site, "i00"))
     assert len(found) == 3
 
 
 def test_a_filled_template_is_never_overwritten(site: SiteSettings, tmp_path: Path) -> None:
-    path = write(tmp_path, "i00,benign,A,2027-03-01,x")
+    path = write(tmp_path, "i00,benign,A,2026-03-01,x")
     with pytest.raises(InputError, match="is there already"):
         write_template(path, site, all_worklists(site.folder))
     with pytest.raises(InputError, match="cannot be written"):
@@ -84,22 +85,23 @@ def test_a_filled_template_is_never_overwritten(site: SiteSettings, tmp_path: Pa
 def test_columns_in_any_order_and_digests_in_any_case(site: SiteSettings, tmp_path: Path) -> None:
     digest = digest_of(site, "i01")
     header = "image_sha256,time,id,reader,label"
-    line = f"{digest.upper()},2027-03-01T11:00+01:00,i01, Dr A ,malignant"
+    line = f"{digest.upper()},2026-03-01T11:00+01:00,i01, Dr A ,malignant"
     found, _ = read(write(tmp_path, line, header=header), site)
-    assert found == [Label("i01", "malignant", "Dr A", "2027-03-01T10:00:00Z", digest)]
+    assert found == [Label("i01", "malignant", "Dr A", "2026-03-01T10:00:00Z", digest)]
 
 
 def test_every_problem_is_said_at_once(site: SiteSettings, tmp_path: Path) -> None:
     good, other = digest_of(site, "i00"), digest_of(site, "i05")
     path = write(
         tmp_path,
-        f"i00,benign,A,2027-03-01,{good}",
-        f"i11,benign,A,2027-03-01,{digest_of(site, 'i11')}",
-        f"i99,benign,A,2027-03-01,{good}",
+        f"i00,benign,A,2026-03-01,{good}",
+        f"i11,benign,A,2026-03-01,{digest_of(site, 'i11')}",
+        f"i99,benign,A,2026-03-01,{good}",
         "",
         f"i01,normal,,yesterday,{other}",
-        "i02,benign,A,2027-03-01,",
-        f"i00,malignant,A,2027-03-01T00:00Z,{good}",
+        "i02,benign,A,2026-03-01,",
+        f"i00,malignant,A,2026-03-01T00:00Z,{good}",
+        f"i00,benign,B,2999-01-01,{good}",
     )
     assert problems_of(path, site) == [
         "row 3: nobody selected the image 'i11'",
@@ -108,15 +110,16 @@ def test_every_problem_is_said_at_once(site: SiteSettings, tmp_path: Path) -> No
         "row 6: names no reader",
         "row 6: the image 'i01' is not the one that was annotated: "
         f"{site.data_folder / 'i01.png'} has another SHA-256",
-        "row 6: the time 'yesterday' is not ISO 8601, such as 2027-03-01T09:30:00Z",
+        "row 6: the time 'yesterday' is not ISO 8601, such as 2026-03-01T09:30:00Z",
         "row 7: the image 'i02' comes without its image_sha256",
         "row 8: A has said 'benign' of 'i00' at that very time; a change of "
         "mind needs a later time",
+        "row 9: the time '2999-01-01' is in the future",
     ]  # fmt: skip
 
 
 def test_a_changed_image_under_an_old_id(site: SiteSettings, tmp_path: Path) -> None:
-    path = write(tmp_path, f"i00,benign,A,2027-03-01,{digest_of(site, 'i00')}")
+    path = write(tmp_path, f"i00,benign,A,2026-03-01,{digest_of(site, 'i00')}")
     assert len(read(path, site)[0]) == 1
     (site.data_folder / "i00.png").write_bytes((site.data_folder / "i01.png").read_bytes())
     assert "is not the one that was annotated" in problems_of(path, site)[0]
@@ -124,7 +127,7 @@ def test_a_changed_image_under_an_old_id(site: SiteSettings, tmp_path: Path) -> 
 
 def test_an_image_that_the_manifest_has_lost(site: SiteSettings, tmp_path: Path) -> None:
     choose(site, "random", 0.2, ["gone"])
-    path = write(tmp_path, "gone,benign,A,2027-03-01,00")
+    path = write(tmp_path, "gone,benign,A,2026-03-01,00")
     assert problems_of(path, site) == ["row 2: the manifest no longer names the image 'gone'"]
     with pytest.raises(InputError, match="no longer names the image 'gone'"):
         write_template(tmp_path / "out.csv", site, all_worklists(site.folder))
@@ -134,13 +137,13 @@ def test_what_was_said_before_is_not_unsaid_at_the_same_time(
     site: SiteSettings, tmp_path: Path
 ) -> None:
     digest = digest_of(site, IDS[0])
-    before = [Label(IDS[0], "benign", "A", utc("2027-03-01"), digest)]
-    same = write(tmp_path, f"i00,benign,A,2027-03-01,{digest}")
+    before = [Label(IDS[0], "benign", "A", utc("2026-03-01"), digest)]
+    same = write(tmp_path, f"i00,benign,A,2026-03-01,{digest}")
     assert read(same, site, before)[0] == []
     assert read(same, site)[0] == before
-    for line in (f"i00,malignant,A,2027-03-02,{digest}", f"i00,malignant,B,2027-03-01,{digest}"):
+    for line in (f"i00,malignant,A,2026-03-02,{digest}", f"i00,malignant,B,2026-03-01,{digest}"):
         assert len(read(write(tmp_path, line), site, before)[0]) == 1
-    changed = write(tmp_path, f"i00,malignant,A,2027-03-01,{digest}")
+    changed = write(tmp_path, f"i00,malignant,A,2026-03-01,{digest}")
     assert "at that very time" in problems_of(changed, site, before)[0]
 
 
@@ -173,3 +176,14 @@ def test_no_such_file(site: SiteSettings, tmp_path: Path) -> None:
     assert problems_of(tmp_path / "none.csv", site) == [
         "cannot be read (No such file or directory)"
     ]
+
+
+def test_a_clock_that_is_a_little_ahead_is_believed(site: SiteSettings, tmp_path: Path) -> None:
+    digest = digest_of(site, "i00")
+    for hours, taken in ((12, True), (48, False)):
+        when = (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
+        path = write(tmp_path, f"i00,benign,A,{when},{digest}")
+        if taken:
+            assert len(read(path, site)[0]) == 1
+        else:
+            assert problems_of(path, site) == [f"row 2: the time {when!r} is in the future"]

@@ -36,6 +36,22 @@ def test_self_supervision_takes_all_but_the_test_rows() -> None:
     assert training_rows(data, "upper").tolist() == list(range(6))
 
 
+def test_a_sites_own_cohort_and_too_many_clusters_are_told_at_enrolment() -> None:
+    tables = {"arms": ["dual"], "score": {"clusters": 13}, "compute": {"batch": 2}}
+    study = parse_study(merged(TINY, tables), "tiny")
+    for cohort, told in ((0, False), (1, False), (5, True)):
+        site = cast(SiteSettings, SimpleNamespace(name="bo", role="target", cohort=cohort))
+        try:
+            check_batches(_data([1] * 12), site, study, [])
+            problems = []
+        except InputError as error:
+            problems = error.problems
+        assert any(
+            line.startswith("site bo: score.clusters: 13, but with a minimum cohort at most 12")
+            for line in problems
+        ) == told  # fmt: skip
+
+
 def test_a_source_without_validation_masks_cannot_judge_an_adaptation() -> None:
     study = parse_study(merged(TINY, {"arms": ["lower_adapted"], "compute": {"batch": 2}}), "tiny")
     site = cast(SiteSettings, SimpleNamespace(name="ada", role="source"))

@@ -44,6 +44,20 @@ def test_the_command_writes_nothing(sonofed: Command, sites: Path, tmp_path: Pat
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_the_full_size_study_of_what_to_annotate(sonofed: Command, tmp_path: Path) -> None:
+    """P2's own setting: 32 images a step of the diffusion model, four of them at once."""
+    said = sonofed(
+        "simulate", "configs/breast_al_full.toml", "--data-root", tmp_path, "--dry-run",
+        "--set", 'arms=["dual"]',
+    )  # fmt: skip
+    assert said.code == 0, said
+    assert "361,869,712" in said.out
+    assert "32 (4 at once)" in said.out
+    assert "each redrawn in 50 steps" in said.out
+    assert "logiq_5: steps are unknown" in said.out
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_data_that_are_not_there(sonofed: Command, tmp_path: Path) -> None:
     said = sonofed(
         "simulate", "configs/wrist_pocus.toml", "--data-root", tmp_path, "--dry-run",

@@ -37,7 +37,7 @@ def fill(path: Path, **labels: str) -> None:
         rows = list(csv.DictReader(file))
     for row in rows:
         if row["id"] in labels:
-            row |= {"label": labels[row["id"]], "reader": "Dr A", "time": "2027-03-01"}
+            row |= {"label": labels[row["id"]], "reader": "Dr A", "time": "2026-03-01"}
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -90,7 +90,7 @@ def test_labels_that_come_too_late(
 ) -> None:
     close_labels(site.folder)
     table = tmp_path / "late.csv"
-    line = f"i02,benign,Dr A,2027-03-01,{digest_of(site, 'i02')}"
+    line = f"i02,benign,Dr A,2026-03-01,{digest_of(site, 'i02')}"
     table.write_text(f"id,label,reader,time,image_sha256\n{line}\n")
     said = sonofed("labels", "import", table, "--run", run, "--site", "bo")
     assert said.code == 0, said.err
@@ -123,3 +123,10 @@ def test_no_such_run(sonofed: Command, tmp_path: Path, run: Path) -> None:
     said = sonofed("labels", "import", tmp_path / "x", "--run", run, "--site", "bo")
     assert said.code == 2
     assert "has no sites on this machine" in said.err
+
+
+def test_a_folder_without_a_run_is_said_to_be_one(sonofed: Command, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("id\n")
+    said = sonofed("labels", "import", tmp_path / "table.csv", "--run", tmp_path, "--site", "bo")
+    assert said.code == 2
+    assert f"{tmp_path}: no run here (there is no study.json)" in " ".join(said.err.split())

@@ -109,9 +109,18 @@ def test_wrong_input_is_said_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         run_study_here(study, Engine.inprocess, tmp_path, tmp_path / "run", resume=False)
     assert any("has the label 'malignant'" in problem for problem in error.value.problems)
-    with pytest.raises(InputError, match="900 clusters are more than the 24 images"):
+    with pytest.raises(InputError, match=r"900 clusters \(dual\) are more than the 24 images"):
         run_study_here(choosing(score={"clusters": 900}), Engine.inprocess, tmp_path,
                        tmp_path / "run", resume=False)  # fmt: skip
+    with pytest.raises(InputError) as error:
+        run_study_here(choosing(arms=["dual", "dual_far", "random"], score={"clusters": 900},
+                                select={"budgets": [0.01]}), Engine.inprocess, tmp_path,
+                       tmp_path / "run", resume=False)  # fmt: skip
+    assert error.value.problems == [  # each once, however many arms it concerns
+        "score.clusters: 900 clusters (dual, dual_far) are more than the 24 images to select from",
+        "select: a budget of 0.01 of 24 images (dual, random) gives no site more than 1, and a "
+        "classifier needs 2 to train on; raise it",
+    ]
     missing = choosing(source_classifier={"weights": {"shufflenet_v2_x0_5": "no/such/file"}})
     with pytest.raises(InputError, match="no such file"):
         run_study_here(missing, Engine.inprocess, tmp_path, tmp_path / "run", resume=False)

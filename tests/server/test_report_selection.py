@@ -69,6 +69,25 @@ def test_what_a_reader_looks_for_is_there(run: Path) -> None:
     assert "Segmentation" not in said
 
 
+def test_a_choice_that_is_not_the_exact_one_is_said_to_be_none(tmp_path: Path) -> None:
+    run = invented_run(tmp_path / "cohort", breast(arms=["dual", "random"]))
+    said = words_of(run)
+    assert "were due" not in said
+    assert "a minimum cohort" not in said
+    results = json.loads((run / "results.json").read_text())
+    for chosen in results["selection"]["selected"]:
+        chosen["cohort"] = dict.fromkeys(chosen["pool"], 5)
+        chosen["due"] = {name: sum(of.values()) for name, of in chosen["selected"].items()}
+    leading = results["selection"]["selected"][0]
+    leading["due"]["20"] -= 3
+    (run / "results.json").write_text(json.dumps(results))
+    said = words_of(run)
+    due = leading["due"]["20"]
+    assert said.count("were due") == 1
+    assert f"{due + 3} where {due} were due" in said
+    assert "that choice had a minimum cohort and is itself not exactly the one" in said
+
+
 def test_both_halves_in_one_report(tmp_path: Path) -> None:
     study = breast(arms=["ensemble", "lower", "dual", "random"])
     run = invented_run(tmp_path / "both", study)

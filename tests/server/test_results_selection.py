@@ -150,13 +150,44 @@ def test_what_a_reader_must_know_is_noted() -> None:
     assert "who always says 'benign' reaches that accuracy" in said
     assert "coreset ran per site, by quota" in said
     assert "lfosa was made to tell known from unknown classes" in said
-    assert "dual_cohort: clusters and cells of fewer than 5 images were merged" in said
+    assert "dual_cohort: with a minimum cohort (images: logiq_5 5, logiq_7 5) small" in said
     shared = choices["dual_cohort"].overlap["20"]
-    assert f"It shares {shared:.1%} at 20 % with dual's choice." in said
+    assert f"It shares {shared:.1%} at 20 % of the exact choice, dual's." in said
+    assert "cannot be known" not in said
     assert "logiq_7: its reconstructions keep 31 % of the lesions' contrast" in said
     assert "random, 20 %: logiq_5 had fewer than 2 annotated images" in said
     assert "selected images were not annotated" in said
     assert not any("logiq_5: its reconstructions" in note for note in notes)
+
+
+def test_a_choice_is_held_against_an_exact_one_or_against_none() -> None:
+    study, plan = small("dual", "dual_cohort", "coreset", "random")
+    exact = chosen(study, plan)
+    sites = dict.fromkeys(study.targets, 5)
+    choices = {arm: replace(choice, cohort=sites) for arm, choice in exact.items()}
+    choices["dual"] = replace(
+        choices["dual"],
+        regrouped={"logiq_5": 40, "logiq_7": 0},
+        due={name: sum(of.values()) - 3 for name, of in choices["dual"].selected.items()},
+    )
+    answers = classified(study, plan)
+    _, notes = build_selection(plan, study.labels, classified=answers, chosen=choices)
+    said = "\n".join(notes)
+    # 100 % of a choice that is no exact one says nothing.
+    assert "of the exact choice" not in said
+    assert "dual, dual_cohort and random: with a minimum cohort" in said
+    assert "How far it is from that cannot be known here" in said
+    due = choices["dual"].due["20"]
+    assert f"dual: {due + 3} images were chosen at 20 % where {due} were due" in said
+    assert "40 of " in said
+    assert "images were counted in another cell of uncertainty or distance" in said
+    # Somebody else leads: a share of its choice is no share of the exact one.
+    study, plan = small("random", "dual", "dual_cohort")
+    answers = classified(study, plan)
+    _, notes = build_selection(plan, study.labels, classified=answers, chosen=chosen(study, plan))
+    said = "\n".join(notes)
+    assert "dual_cohort: with a minimum cohort" in said
+    assert "of the exact choice" not in said
 
 
 def test_a_collapsed_embedding_is_told_once_for_the_arms_that_share_it() -> None:

@@ -66,14 +66,14 @@ def fill(site: SiteSettings, classes: int) -> None:
         return digests.of(site.data_folder / f"{id_}.png")
 
     add_labels(site.folder, [
-        Label("i00", "benign", "Dr Ü", utc("2027-03-01"), digest("i00")),
-        Label("i00", "malignant", 'Dr "B"', utc("2027-03-02T10:00:00.250Z"), digest("i00")),
-        Label("i03", "malignant", "Dr Ü", utc("2027-03-03"), digest("i03")),
+        Label("i00", "benign", "Dr Ü", utc("2026-03-01"), digest("i00")),
+        Label("i00", "malignant", 'Dr "B"', utc("2026-03-02T10:00:00.250Z"), digest("i00")),
+        Label("i03", "malignant", "Dr Ü", utc("2026-03-03"), digest("i03")),
     ])  # fmt: skip
     for id_, mask in (("i00", mask_of(0, classes)), ("i02", mask_of(5, classes)),
                       ("i03", np.zeros(SIZE, np.uint8))):  # fmt: skip
         name, content = mask_file(mask, classes)
-        line = Outline(id_, name, "Dr Ü", utc("2027-03-04"), digest(id_))
+        line = Outline(id_, name, "Dr Ü", utc("2026-03-04"), digest(id_))
         add_outlines(site.folder, [line], {name: content})
 
 
@@ -237,13 +237,13 @@ def test_label_studio_as_it_exports(site: SiteSettings, tmp_path: Path) -> None:
     ]  # fmt: skip
     annotation = {
         "completed_by": {"id": 1, "email": "a@hospital.example"}, "result": result,
-        "created_at": "2027-03-01T09:30:00.123456Z", "was_cancelled": False,
+        "created_at": "2026-03-01T09:30:00.123456Z", "was_cancelled": False,
     }  # fmt: skip
     document[0]["annotations"] = [annotation, {**annotation, "was_cancelled": True}]
     path.write_text(json.dumps(document))
     taken, _ = take(path, site, asked)
     (label,), (outline,) = taken.labels, taken.outlines
-    assert (label.reader, label.time) == ("a@hospital.example", "2027-03-01T09:30:00.123456Z")
+    assert (label.reader, label.time) == ("a@hospital.example", "2026-03-01T09:30:00.123456Z")
     mask = read_mask_of(site.folder, outline.outline, 2)
     wanted = np.zeros(SIZE, np.uint8)
     wanted[16:24, 8:24] = 2
@@ -302,7 +302,7 @@ def test_a_mask_edited_in_another_tool_is_a_later_word(site: SiteSettings, tmp_p
     row = next(row for row in rows if row["outline"] and row["id"] == "i02")
     digest, content = mask_file(mask_of(8, 0), 0)
     (out / row["outline"]).write_bytes(content)
-    row["time"] = "2027-03-09"
+    row["time"] = "2026-03-09"
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(row))
         writer.writeheader()

@@ -62,6 +62,25 @@ def test_a_round_and_the_same_again(tmp_path: Path) -> None:
     assert record["features"] == first.metrics["memorisation_features"]
 
 
+def test_a_forward_pass_has_a_size_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    plain = diffusion.accumulated  # type: ignore[attr-defined]
+
+    def spied(loss, micro_batch, network, anchor):  # type: ignore[no-untyped-def]
+        seen.append(micro_batch)
+        return plain(loss, micro_batch, network, anchor)
+
+    monkeypatch.setattr(diffusion, "accumulated", spied)
+    for own, compute in ((2, None), (None, 4), (2, 4)):
+        study = study_of(
+            diffusion={"batch": 4, "micro_batch": own}, compute={"micro_batch": compute}
+        )
+        answer(training_request(tmp_path / f"{own} {compute}", study))
+    assert seen == [2, 4, 2]
+
+
 def test_it_learns_to_denoise(tmp_path: Path) -> None:
     request = training_request(tmp_path, study_of(diffusion={"epochs": 30, "learning_rate": 5e-3}))
     found = answer(request).metrics

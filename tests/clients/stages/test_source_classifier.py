@@ -11,12 +11,20 @@ import torch
 from clients.classifiers import own_classifier
 from clients.data.site import SiteData
 from clients.request import Request, Result
-from clients.site import open_site
+from clients.site import label_problems, open_site
 from clients.stages import source_classifier
 from clients.stages.source_classifier import Validation
 from common.errors import InputError
 from common.seeds import deterministic
-from tests.clients.classifying import ARCHITECTURE, equal, passed, request_of, site_of, study_of
+from tests.clients.classifying import (
+    ARCHITECTURE,
+    IDS,
+    equal,
+    passed,
+    request_of,
+    site_of,
+    study_of,
+)
 
 KEY = f"{ARCHITECTURE}/source_classifier"
 
@@ -133,6 +141,19 @@ def test_steps_stand_in_for_epochs(tmp_path: Path) -> None:
     answer(request)
     lines = (request.site.folder / "epochs.jsonl").read_text().splitlines()
     assert len(lines) == 2
+
+
+def test_a_source_without_labels_is_one_sentence(tmp_path: Path) -> None:
+    request = asked(tmp_path, dict.fromkeys(IDS, ""))
+    data = open_site(request.site, request.study)
+    assert label_problems(data, request.site, request.study) == [
+        "site ada: no image has a label in its manifest; say with [sites.ada] columns which "
+        "column has it"
+    ]
+    some = asked(tmp_path / "some", {IDS[0]: ""})
+    data = open_site(some.site, some.study)
+    (told,) = label_problems(data, some.site, some.study)
+    assert told.endswith("has no label; leave it out with [sites.ada] where")
 
 
 def test_wrong_labels_are_named(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from skactiveml.base import SkactivemlClassifier
+from skactiveml.pool import GreedyBALD, uncertainty_scores
 
 from clients.strategies.pointwise import score_bald, score_entropy, score_lfosa, score_random
 from tests.clients.strategies.pools import pool_of
@@ -47,6 +49,46 @@ def test_bald_is_zero_where_passes_agree_and_ln_2_where_they_are_sure_and_disagr
     both = np.concatenate([agree, differ], axis=1)
     found = score_bald(pool_of(logits=np.zeros((2, 2)), dropout=lambda samples: both))
     assert found == pytest.approx([0.0, -math.log(2)])
+
+
+def test_they_are_the_librarys_own_and_rank_as_its_strategies_do() -> None:
+    passes = DRAW.dirichlet(np.ones(3), (8, 60))
+    pool = pool_of(logits=DRAW.normal(size=(60, 3)), dropout=lambda samples: passes)
+    kept = passes.copy()
+    bald = score_bald(pool)
+    assert (passes == kept).all()
+    places, none = np.arange(60.0)[:, None], np.full(60, np.nan)
+    _, told = GreedyBALD(sample_predictions_method_name="sampled").query(
+        places, none, Sampled(passes, [0, 1, 2]).fit(places, none),
+        fit_ensemble=False, batch_size=60, return_utilities=True,
+    )  # fmt: skip
+    assert bald == pytest.approx(-told[0], abs=1e-6)
+    assert np.argsort(bald).tolist() == np.argsort(-told[0]).tolist()
+    # One image's score is the same whoever is beside it.
+    half = pool_of(logits=pool.logits[:30], dropout=lambda samples: passes[:, :30])
+    assert score_bald(half).tolist() == bald[:30].tolist()
+    assert score_entropy(half).tolist() == score_entropy(pool)[:30].tolist()
+    wanted = uncertainty_scores(pool.probabilities, method="entropy")
+    assert score_entropy(pool).tolist() == (-wanted).tolist()
+
+
+class Sampled(SkactivemlClassifier):  # type: ignore[misc]
+    """A classifier that says what it was given, pass by pass."""
+
+    def __init__(self, passes: np.ndarray, classes: list[int]) -> None:
+        super().__init__(classes=classes)
+        self.passes = passes
+
+    def fit(self, X: np.ndarray, y: np.ndarray, sample_weight: object = None) -> "Sampled":
+        self.classes_ = np.array(self.classes)
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        mean: np.ndarray = self.passes.mean(axis=0)
+        return mean
+
+    def sampled(self, X: np.ndarray) -> np.ndarray:
+        return self.passes.copy()
 
 
 def test_lfosa_takes_the_confident_ones_of_each_class_first() -> None:

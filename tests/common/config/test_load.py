@@ -66,7 +66,7 @@ def test_values_out_of_range() -> None:
     for key in ("mim.ratio", "mim.epochs", "adapt.ema_decay", "seed", "federation.aggregation",
                 "infusion.confidence", "split"):  # fmt: skip
         assert key in keys, (key, found)
-    assert any(line.startswith("arms.1") for line in found)
+    assert any(line.startswith("arms: no arm 'magic'") for line in found)
     assert any("given: 1.5" in line for line in found)
     assert not any("[" in line.partition(":")[0] for line in found)
 
@@ -92,6 +92,32 @@ def test_what_does_not_fit_together_is_said_at_once() -> None:
         "names a probe, but the study has no [phantom]",
     ):  # fmt: skip
         assert words in text
+
+
+def test_a_mistyped_arm_is_one_sentence() -> None:
+    found = problems(arms=["dual", "randm", "mim", "my_strategies", "my-own:best", 3])
+    assert found[0] == "arms: no arm 'randm'; did you mean 'random'?"
+    assert found[1].startswith("arms: no arm 'my_strategies'; there are ensemble, ")
+    assert found[2:] == [
+        "arms: no arm 'my-own:best'; a strategy of your own is written package.module:name",
+        "arms: no arm 3",
+    ]
+
+
+def test_a_cohort_and_what_cannot_go_with_it() -> None:
+    arms = ["dual", "dual_cohort"]
+    (found,) = problems(arms=arms, score={"min_cohort": 5})
+    assert found.startswith("score.min_cohort: 5, but the arm dual_cohort has a cohort of 5")
+    for own, cohort in ((arms, 0), (["dual"], 5)):
+        (found,) = problems(arms=own, score={"clusters": 13, "min_cohort": cohort})
+        assert found.startswith("score.clusters: 13, but with a minimum cohort at most 12")
+    for study in (
+        tables(arms=["dual"], score={"clusters": 13}),
+        tables(arms=["random"], score={"clusters": 13, "min_cohort": 5}),
+        tables(arms=["dual_k3"], score={"clusters": 13, "min_cohort": 5}),
+        tables(arms=arms, score={"clusters": 12, "min_cohort": 1}),
+    ):
+        parse_study(study, "x.toml")
 
 
 def test_no_source_no_target() -> None:

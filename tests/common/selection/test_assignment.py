@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from common.selection import assignment
 from common.selection.assignment import Assignment, lloyd_step, moments_of, nearest, sums_of
 from common.selection.kmeans import Clustering, advance, start
-from common.selection.lattice import Points, to_lattice
+from common.selection.lattice import LARGEST, UNIT, Points, to_lattice
 
 
 def points_of(number: int, dimensions: int, seed: int) -> Points:
@@ -121,3 +121,17 @@ def test_the_longest_coordinates_do_not_overflow_float32() -> None:
     points[:, 0] = 32768
     sums = lloyd_step(points, np.array([[[32768, 0, 0], [0, 1, 0]]], np.int32))
     assert sums.sums[0, 0].tolist() == [2000 * 32768, 0, 0]
+
+
+@pytest.mark.parametrize("length", [1.009, 1.0099])
+def test_sums_are_exact_for_the_longest_vectors_there_may_be(length: float) -> None:
+    """All along one axis, so that a block's sum is as large as it can be; odd, so that it shows."""
+    z = np.zeros((5000, 4), np.float32)
+    z[:, 0] = np.random.default_rng(0).uniform(1.002, length, len(z))
+    points = to_lattice(z)
+    assert 33_000 < points.max() <= LARGEST
+    true = points.astype(np.int64).sum(axis=0)
+    assert sums_of(points, np.zeros((1, len(z)), np.int16), 2).sums[0, 0].tolist() == true.tolist()
+    centroids = np.array([[[UNIT, 0, 0, 0], [0, UNIT, 0, 0]]], np.int32)
+    assert lloyd_step(points, centroids).sums[0, 0].tolist() == true.tolist()
+    assert moments_of(points).sums.tolist() == true.tolist()

@@ -15,14 +15,18 @@ def _smallest(monkeypatch: pytest.MonkeyPatch) -> None:
     smallest(monkeypatch)
 
 
-def test_equal_settings_draw_equal_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("init", ["noise", "sdedit"])
+def test_equal_settings_draw_equal_pictures(
+    init: reconstruct.Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reconstruct, "REFERENCE_STEPS", 2)
     monkeypatch.setattr(reconstruct, "SOURCE_IMAGES", 8)
     (line,) = reconstruct.run(
         side=32, images=6, batch=4, sampler="ddim", steps=2, precision="float32", trained=2,
-        repeats=1, fresh=False,
+        repeats=1, init=init, fresh=False,
     )  # fmt: skip
     json.dumps(line)
+    assert str(line["name"]).endswith(f"from {init}")
     assert line["contrast_correlation"] == pytest.approx(
         line["reference_contrast_correlation"], abs=1e-3
     )

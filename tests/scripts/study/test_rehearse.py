@@ -15,6 +15,7 @@ from common.config.study import REHEARSAL, Study
 from common.errors import InputError
 from common.formats import read_results
 from scripts import prepare
+from scripts.consortium.rehearsal_site import OPEN_STAGES
 from scripts.engines import inprocess
 from scripts.study import dossier
 from scripts.study.rehearse import rehearsal_of
@@ -58,6 +59,8 @@ def policy(folder: Path, site: str, study: Study) -> Path:
     entry = f'[studies.{study.name}]\nmanifest = "study.json"\n'
     entry += f'sha256 = "{manifests.digest(manifest)}"\n'
     text = (CONFIGS / "policy.toml").read_text().replace('site = "hospital-1"', f'site = "{site}"')
+    for stage in OPEN_STAGES:
+        text = text.replace(f"\n# {stage} = ", f"\n{stage} = ", 1)
     path = folder / f"{site}.toml"
     path.write_text(text.replace("\n[studies]\n", "\n" + entry, 1))
     return path

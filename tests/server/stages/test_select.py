@@ -16,6 +16,7 @@ from common.plan import Selection, make_plan
 from common.seeds import seed_of
 from common.selection import dual_score, select
 from common.selection.cut import tie_words
+from server.results_selection import Chosen, build_selection
 from server.stages import score
 from server.stages import select as select_stage
 from tests.server.stages.pools import POOLS, Context, Killed, Pools, redrawn, study_of
@@ -185,3 +186,58 @@ def test_a_site_may_insist_on_a_cohort_of_its_own(
             assert min(told, default=5) >= 5
             assert sum(told) == (0 if site == "di" else len(open_rows(pools, site)))
     assert score.histograms(context, selection).sum() > 0
+
+
+def chosen_by(pools: Pools, arm: str, budget: float) -> set[str]:
+    return {
+        choice.id
+        for site in pools.sites.values()
+        for choice in read_worklist(site.folder, arm, budget)
+    }
+
+
+def test_the_server_knows_which_choices_were_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redrawn(monkeypatch)
+    arms = ["dual", "dual_cohort", "random", "full"]
+    told = {}
+    found = {}
+    for name, cohort in (("exact", 0), ("one", 1), ("five", 5)):
+        pools = Pools(tmp_path / name, study_of(arms=arms), min_cohort=cohort)
+        context = pools.context()
+        run(pools, context)
+        found[name] = {budget: chosen_by(pools, "dual", budget) for budget in (0.2, 0.5)}
+        told[name] = {
+            arm: Chosen(**select_stage.outcome(context, selection))
+            for arm, selection in context.plan.selections.items()
+        }
+        for arm, choice in told[name].items():
+            least = max(cohort, 5 if arm == "dual_cohort" else 0)
+            assert choice.cohort == dict.fromkeys(POOLS, least)
+            assert (sum(choice.regrouped.values()) > 0) == (arm.startswith("dual") and least > 1)
+            assert all(images == 0 or images >= 5 for images in choice.regrouped.values())
+            for budget, due in choice.due.items():
+                assert due == -(-int(float(budget)) * sum(choice.pool.values()) // 100)
+    assert found["one"] == found["exact"]  # an image is no cohort
+    assert found["five"] != found["exact"]
+
+    def notes(name: str) -> str:
+        return "\n".join(
+            build_selection(context.plan, ("a", "b"), classified={}, chosen=told[name])[1]
+        )
+
+    shares = [
+        len(found["exact"][b] & found["five"][b]) / len(found["exact"][b]) for b in (0.2, 0.5)
+    ]
+    assert (
+        f"It shares {shares[0]:.1%} at 20 %, {shares[1]:.1%} at 50 % of the exact choice, dual's."
+    ) in notes("exact")
+    # At sites with a cohort of their own both arms choose the same, which is no exact choice.
+    assert told["five"]["dual_cohort"].overlap["20"] == 1
+    assert "of the exact choice" not in notes("five")
+    assert (
+        "dual, dual_cohort and random: with a minimum cohort (images: bo 5, cy 5, di 5)"
+        in notes("five")
+    )
+    assert "di had fewer images than the cohort and told nothing of them" in notes("five")

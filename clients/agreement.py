@@ -7,7 +7,7 @@ from clients.center import center_of
 from clients.finding import Finding
 from clients.gate.manifest import Exchange, Manifest, Tensor
 from clients.gate.policy import Policy
-from clients.gate.tensors import DTYPES, npy_header
+from clients.gate.tensors import npy_bytes
 from clients.site_file import SiteFile
 from common.errors import InputError
 from common.versions import differences, is_behind
@@ -118,14 +118,4 @@ def _few(names: list[str]) -> str:
 
 def message_bytes(tensors: tuple[Tensor, ...]) -> int:
     """Bytes of the tensors' .npy forms."""
-    return sum(
-        len(npy_header(DTYPES[tensor.dtype], tensor.shape)) + _bytes(tensor.dtype, tensor.shape)
-        for tensor in tensors
-    )
-
-
-def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    size = int(DTYPES[dtype][2:])
-    for side in shape:
-        size *= side
-    return size
+    return sum(npy_bytes(tensor.dtype, tensor.shape) for tensor in tensors)

@@ -4,7 +4,6 @@ The same `judge` stands between a SuperNode and the network, and in every messag
 What no rule allows is refused. The policy is the site's own: no study can widen it.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -15,6 +14,7 @@ from clients.gate.cohort import counts_people, uncounted
 from clients.gate.facts import InstructionFacts, ReplyFacts, TensorFacts
 from clients.gate.manifest import Exchange, Manifest, Tensor
 from clients.gate.rules import Cohort, PolicyFile, Release, Rule, Rules, StageRules, short
+from clients.gate.tensors import DTYPES, npy_bytes
 from common.wire.gate import (
     REFUSED_COHORT,
     REFUSED_CONTENT,
@@ -27,8 +27,6 @@ from common.wire.gate import (
 MB = 1_000_000
 WILD = frozenset("*?[")
 """Letters that make a key a pattern."""
-BYTES = {"float16": 2, "uint16": 2, "float32": 4, "int8": 1, "int16": 2, "int32": 4, "bool": 1}
-"""Of one value, by dtype; all others have eight."""
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "bool")
 
 
@@ -61,7 +59,7 @@ def largest_in(policy: Policy) -> int:
     """Bytes of the weights of the largest instruction that its manifests know."""
     return max(
         (
-            sum(math.prod(tensor.shape) * BYTES.get(tensor.dtype, 8) for tensor in exchange.down)
+            sum(npy_bytes(t.dtype, t.shape) for t in exchange.down if t.dtype in DTYPES)
             for manifest in policy.manifests.values()
             for exchange in manifest.exchanges.values()
         ),

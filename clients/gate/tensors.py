@@ -83,8 +83,7 @@ class _Counted:
         self.name = name
         self.pieces = pieces
         self.header = npy_header(DTYPES[told.dtype], told.shape)
-        itemsize = np.dtype(DTYPES[told.dtype]).itemsize
-        self.wanted = len(self.header) + math.prod(told.shape) * itemsize
+        self.wanted = npy_bytes(told.dtype, told.shape)
         self.dtype = DTYPES[told.dtype]
         self.size = 0
         self.digest = hashlib.sha256()
@@ -209,6 +208,17 @@ def npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
     fields = {"descr": descr, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(buffer, fields)
     return buffer.getvalue()
+
+
+def npy_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of such a tensor's .npy form.
+
+    Args:
+        dtype: One of `DTYPES`.
+        shape: Its shape.
+    """
+    descr = DTYPES[dtype]
+    return len(npy_header(descr, shape)) + math.prod(shape) * np.dtype(descr).itemsize
 
 
 def check_name(name: object) -> None:

@@ -7,9 +7,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
+from clients.agreement import message_bytes
 from clients.exchanges import manifest_of, split_name
 from clients.gate import manifest as manifests
 from clients.gate.facts import InstructionFacts, ReplyFacts, TensorFacts
@@ -17,7 +17,7 @@ from clients.gate.manifest import Exchange, Manifest, Tensor
 from clients.gate.policy import Policy, judge
 from clients.gate.policy_file import load_file
 from clients.gate.rules import Rule
-from clients.gate.tensors import DTYPES, npy_header
+from clients.gate.tensors import npy_bytes
 from common.config.load import load_study
 from common.config.study import Study
 from common.own_parts import check_own_parts
@@ -79,7 +79,7 @@ def concerns(study: Study, site: str, name: str, exchange: Exchange) -> bool:
 
 def describe(exchange: Exchange) -> str:
     """What a message carries, for people."""
-    down, up = (sum(map(_bytes, tensors)) / 1e6 for tensors in (exchange.down, exchange.up))
+    down, up = (message_bytes(tensors) / 1e6 for tensors in (exchange.down, exchange.up))
     return (
         f"{len(exchange.down)} tensors in ({down:.1f} MB), {len(exchange.up)} out ({up:.1f} MB), "
         f"{len(exchange.metrics)} scalars out"
@@ -176,16 +176,12 @@ def _facts(tensors: tuple[Tensor, ...], policy: Policy) -> tuple[TensorFacts, ..
         value = int(least_allowed(tensor.name, rules, 0.0))
         found.append(
             TensorFacts(
-                tensor.name, tensor.dtype, tensor.shape, _bytes(tensor), "0" * 64,
+                tensor.name, tensor.dtype, tensor.shape,
+                npy_bytes(tensor.dtype, tensor.shape), "0" * 64,
                 low=value, high=value, square=1.0, update_square=0.0,
             )
         )  # fmt: skip
     return tuple(found)
-
-
-def _bytes(tensor: Tensor) -> int:
-    header = npy_header(DTYPES[tensor.dtype], tensor.shape)
-    return len(header) + _values(tensor) * np.dtype(DTYPES[tensor.dtype]).itemsize
 
 
 def _values(tensor: Tensor) -> int:
